@@ -1,0 +1,178 @@
+"""Every error that this project raises on purpose, as one tree.
+
+Each class carries its own fate: whether the task that met it fails for good or is worth
+another try. A caller sees the class name and the text in the task's result.
+"""
+
+from enum import Enum
+from typing import ClassVar
+
+
+class Fate(Enum):
+    """What becomes of a message whose task met the error."""
+
+    FAIL = "fail"
+    """The task is finished: its result is this error."""
+    RETRY = "retry"
+    """The same message may succeed later."""
+
+
+class BridgeError(Exception):
+    """Root of the tree. `str(error)` is one sentence that says what to do."""
+
+    fate: ClassVar[Fate] = Fate.FAIL
+
+
+class SettingsError(BridgeError):
+    """An environment variable cannot be used as it is."""
+
+
+class InvalidNameError(BridgeError):
+    """A model's, dataset's or task's name has characters that it may not have."""
+
+
+# ---- what a caller sent -----------------------------------------------------------------
+
+
+class InvalidInputError(BridgeError):
+    """The input does not fit the model. The subclasses say in which way."""
+
+
+class MissingInputError(InvalidInputError):
+    """An input that the model needs is not there."""
+
+
+class SurplusInputError(InvalidInputError):
+    """An input that the model does not have."""
+
+
+class MalformedTensorError(InvalidInputError):
+    """Not a nested list, nor `{"datatype", "shape", "data" or "raw"}`."""
+
+
+class RaggedInputError(InvalidInputError):
+    """Rows of a nested list differ in length."""
+
+
+class DatatypeError(InvalidInputError):
+    """Values are of another kind than the model's datatype."""
+
+
+class NotANumberError(DatatypeError):
+    """NaN or infinity where the model wants an integer or a boolean."""
+
+
+class ShapeError(InvalidInputError):
+    """The shape does not match the model's."""
+
+
+class EmptyBatchError(ShapeError):
+    """There is not a single row."""
+
+
+class TooManyRowsError(ShapeError):
+    """More rows than the model takes in one request."""
+
+
+# ---- Triton -----------------------------------------------------------------------------
+
+
+class TritonError(BridgeError):
+    """Triton answered with an error, or not at all."""
+
+
+class UnknownModelError(TritonError):
+    """Triton has no such model, or not this version of it."""
+
+
+class TritonUnavailableError(TritonError):
+    """Triton cannot be reached, or is not ready."""
+
+    fate = Fate.RETRY
+
+
+class TritonRefusedError(TritonError):
+    """Triton found the request itself wrong."""
+
+
+class InferenceFailedError(TritonError):
+    """The model failed inside Triton."""
+
+
+class RestrictedError(TritonError):
+    """Triton asks for its admin key: TRITON_ADMIN_KEY is missing or wrong."""
+
+
+class InferenceTimeoutError(TritonError):
+    """The deadline passed before Triton answered."""
+
+
+class ModelLoadError(TritonError):
+    """Triton could not load a model."""
+
+
+# ---- training ---------------------------------------------------------------------------
+
+
+class TrainingError(BridgeError):
+    """Training cannot begin, or did not end well."""
+
+
+class InvalidTrainingRequestError(TrainingError):
+    """`model_config` or `hyperparameters` do not hold what they must."""
+
+
+class DatasetError(TrainingError):
+    """The dataset is missing, or cannot be trained on."""
+
+
+class TrainingFailedError(TrainingError):
+    """The training process ended before it had a model."""
+
+
+class ExportError(TrainingError):
+    """The exported model is not, or does not compute, what was trained."""
+
+
+class PublishError(TrainingError):
+    """The model could not go live; what was live before still is."""
+
+
+# ---- queue, results, runtime ------------------------------------------------------------
+
+
+class QueueError(BridgeError):
+    """The queue's server cannot be reached, or refuses us."""
+
+    fate = Fate.RETRY
+
+
+class MalformedMessageError(BridgeError):
+    """Not a taskiq message in JSON or msgpack."""
+
+
+class ResultTimeoutError(BridgeError):
+    """No result within the time that the caller would wait. The task may still end."""
+
+
+class TaskFailedError(BridgeError):
+    """A task ended in an error that is not of this tree; the text begins with its class."""
+
+
+class RuntimeStartError(BridgeError):
+    """A part of the embedded runtime did not start."""
+
+
+def error_class(name: str) -> type[BridgeError] | None:
+    """The class of this tree called `name`, or None.
+
+    Results name error classes. Only this tree is looked through, so that a result can never
+    choose a class from elsewhere.
+    """
+    pending: list[type[BridgeError]] = [BridgeError]
+    while pending:
+        candidate = pending.pop()
+        if candidate.__name__ == name:
+            return candidate
+        pending.extend(candidate.__subclasses__())
+    return None

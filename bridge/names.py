@@ -1,0 +1,32 @@
+"""Names that come from messages and become folders, keys or models.
+
+Enters: any value. Leaves: the same string, once it is known to be harmless. Knows nothing of
+what the name is for.
+"""
+
+import re
+import reprlib
+from typing import Any
+
+from bridge.errors import InvalidNameError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+def check_name(kind: str, value: Any) -> str:
+    """Return `value` if it can be a model's, dataset's or task's name.
+
+    Args:
+        kind: what the name is for, as the error shall call it ("model_id").
+        value: anything a message may hold.
+
+    Raises:
+        InvalidNameError: not a string of 1 to 128 of `A-Z a-z 0-9 . _ -` that begins with a
+            letter or digit. Such a name holds no path separator and no parent folder.
+    """
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise InvalidNameError(
+        f"{kind} must be 1 to 128 characters of A-Z, a-z, 0-9, '.', '_' and '-', beginning "
+        f"with a letter or digit; got {reprlib.repr(value)}"
+    )

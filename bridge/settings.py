@@ -1,0 +1,132 @@
+"""The only reader of the environment.
+
+Enters: environment variables. Leaves: one frozen `Settings`. Secrets are `SecretStr`: their
+text never reaches a log or a traceback.
+"""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bridge.errors import SettingsError
+
+ExchangeType = Literal["topic", "direct", "fanout", "headers"]
+QueueType = Literal["quorum", "classic"]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside; every variable is optional.
+
+    A field's environment variable is its name in capitals.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    # The queue.
+    bridge_queue: Literal["rabbitmq", "redis-streams"] = "rabbitmq"
+    """Where tasks wait. Redis Streams is for a machine without RabbitMQ."""
+    ml_worker_count: int = Field(default=3, ge=1)
+    """Inference worker processes."""
+    taskiq_ml_queue: str = "taskiq_ml"
+    taskiq_ml_routing_key: str = "taskiq_ml"
+    taskiq_ml_exchange: str = "taskiq"
+    taskiq_ml_exchange_type: ExchangeType = "topic"
+    taskiq_ml_queue_type: QueueType = "quorum"
+    taskiq_ml_training_queue: str = "taskiq_ml_training"
+    taskiq_ml_training_routing_key: str = "taskiq_ml_training"
+    bridge_prefetch: int = Field(default=128, ge=1)
+    """Unacknowledged messages that one inference worker process may hold."""
+
+    rabbitmq_host: str = "localhost"
+    rabbitmq_port: int = 5672
+    rabbitmq_username: str = "guest"
+    rabbitmq_password: SecretStr = SecretStr("guest")
+    rabbitmq_vhost: str = "/"
+    rabbitmq_tls: bool = False
+    rabbitmq_ca_file: Path | None = None
+    rabbitmq_cert_file: Path | None = None
+    rabbitmq_key_file: Path | None = None
+
+    # Results and progress.
+    redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    bridge_result_ttl_s: int = Field(default=86_400, ge=1)
+    """How long a result can be read, in seconds."""
+
+    # Triton.
+    triton_url: str = "localhost:8001"
+    """One or several gRPC addresses `host:port`, separated by commas."""
+    triton_admin_key: SecretStr | None = None
+    """Key of Triton's restricted model-repository protocol; training workers need it."""
+    bridge_infer_timeout_s: float = Field(default=60.0, gt=0)
+    """How long one inference may take inside Triton, in seconds."""
+
+    # Folders.
+    model_repository: Path = Path("model_repository")
+    dataset_root: Path = Path("datasets")
+    checkpoint_root: Path = Path("checkpoints")
+
+    @field_validator("triton_url")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            host, _, port = address.strip().rpartition(":")
+            if "/" in address or not host or not port.isdigit():
+                raise ValueError(
+                    f"each address must be host:port of Triton's gRPC (8001), got {address!r}"
+                )
+        return value
+
+    @property
+    def triton_addresses(self) -> list[str]:
+        """Triton's gRPC addresses, at least one."""
+        return [address.strip() for address in self.triton_url.split(",")]
+
+    @property
+    def rabbitmq_url(self) -> str:
+        """The AMQP URL, password included: for connecting, never for showing."""
+        scheme = "amqps" if self.rabbitmq_tls else "amqp"
+        user = quote(self.rabbitmq_username, safe="")
+        password = quote(self.rabbitmq_password.get_secret_value(), safe="")
+        files = {
+            "cafile": self.rabbitmq_ca_file,
+            "certfile": self.rabbitmq_cert_file,
+            "keyfile": self.rabbitmq_key_file,
+        }
+        query = urlencode({key: str(path) for key, path in files.items() if path})
+        return (
+            f"{scheme}://{user}:{password}@{self.rabbitmq_host}:{self.rabbitmq_port}"
+            f"/{quote(self.rabbitmq_vhost, safe='')}{'?' + query if query else ''}"
+        )
+
+    @property
+    def rabbitmq_shown(self) -> str:
+        """The AMQP address as a person may see it, without the password."""
+        scheme = "amqps" if self.rabbitmq_tls else "amqp"
+        vhost = quote(self.rabbitmq_vhost, safe="")
+        return f"{scheme}://{self.rabbitmq_host}:{self.rabbitmq_port}/{vhost}"
+
+    @property
+    def redis_shown(self) -> str:
+        """The Redis URL as a person may see it, without user and password."""
+        parts = urlsplit(self.redis_url.get_secret_value())
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: names each variable that cannot be used, and why. Values are left out,
+            as they may be secrets.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False)
+        )
+        raise SettingsError(f"cannot use the environment: {problems}") from None

@@ -1,0 +1,329 @@
+"""Tensors as callers write them, and as Triton takes them. Pure: no I/O, no taskiq.
+
+Enters: an entry of `input_data` (nested list, `{"datatype","shape","data"}` or the same with
+`raw`). Leaves: a `Tensor`, whose bytes are KServe v2's `raw_input_contents`: row-major,
+little-endian, BYTES elements each behind a 4-byte length. Datatype names and the layout follow
+the Open Inference Protocol (KServe v2), gRPC "Inference using raw contents".
+"""
+
+import base64
+import binascii
+import math
+import reprlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from bridge.errors import (
+    DatatypeError,
+    MalformedTensorError,
+    NotANumberError,
+    RaggedInputError,
+    ShapeError,
+)
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype("O"),
+}
+"""KServe v2 datatype -> numpy dtype. BYTES are object arrays of `bytes`."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MAX_RANK = 16
+
+
+class Form(Enum):
+    """How a caller wrote a tensor; the answer is written the same way."""
+
+    LISTS = "lists"
+    DATA = "data"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a model wants of one input, or promises of one output.
+
+    `shape` includes the batch dimension where the model has one; -1 is any size.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor, checked: `data` holds exactly the elements of `shape`."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def from_array(cls, array: Array, datatype: str | None = None) -> "Tensor":
+        """Make a tensor of a numpy array.
+
+        Args:
+            array: any shape; strings and objects become BYTES.
+            datatype: KServe name; by default the one of the array's dtype.
+
+        Raises:
+            DatatypeError: numpy's dtype has no KServe name.
+        """
+        if datatype is None:
+            datatype = datatype_of(array)
+        if datatype == "BYTES":
+            return cls(datatype, array.shape, _pack_bytes(array))
+        wanted = DTYPES[datatype]
+        return cls(datatype, array.shape, np.ascontiguousarray(array, dtype=wanted).tobytes())
+
+    def to_array(self) -> Array:
+        """The elements as a numpy array of `shape` (read-only view where it can be)."""
+        if self.datatype == "BYTES":
+            flat = np.array([*_unpack_bytes("tensor", self.data), None], dtype=object)[:-1]
+            return flat.reshape(self.shape)
+        return np.frombuffer(self.data, dtype=DTYPES[self.datatype]).reshape(self.shape)
+
+
+def datatype_of(array: Array) -> str:
+    """The KServe v2 name of a numpy array's dtype.
+
+    Raises:
+        DatatypeError: there is none.
+    """
+    if array.dtype.kind in "OSU":
+        return "BYTES"
+    try:
+        return _NAMES[array.dtype.newbyteorder("<")]
+    except KeyError:
+        raise DatatypeError(
+            f"numpy dtype {array.dtype} has no KServe datatype; use one of {', '.join(DTYPES)}"
+        ) from None
+
+
+def parse_tensor(value: Any, spec: TensorSpec) -> tuple[Tensor, Form]:
+    """Read one entry of `input_data` as the tensor that `spec` wants.
+
+    The datatype is checked here, the shape against the spec is not (`inference` does, with the
+    model's batch size in hand).
+
+    Raises:
+        InvalidInputError: one of its subclasses, naming the input and what was expected.
+    """
+    if isinstance(value, list):
+        return _from_lists(value, spec), Form.LISTS
+    if not isinstance(value, dict):
+        raise MalformedTensorError(
+            f"input {spec.name!r}: expected a nested list or an object with 'datatype', 'shape' "
+            f"and 'data' or 'raw'; got {type(value).__name__}"
+        )
+    unknown = set(value) - {"datatype", "shape", "data", "raw"}
+    if unknown or ("data" in value) == ("raw" in value):
+        raise MalformedTensorError(
+            f"input {spec.name!r}: an object must have 'datatype', 'shape' and either 'data' or "
+            f"'raw'; got {reprlib.repr(sorted(map(str, value)))}"
+        )
+    datatype, shape = value.get("datatype"), _checked_shape(spec.name, value.get("shape"))
+    if datatype != spec.datatype:
+        raise DatatypeError(
+            f"input {spec.name!r}: the model takes {spec.datatype}, got {reprlib.repr(datatype)}"
+        )
+    if "raw" in value:
+        return _from_raw(value["raw"], shape, spec), Form.RAW
+    return _from_data(value["data"], shape, spec), Form.DATA
+
+
+def render_tensor(tensor: Tensor, form: Form, *, binary: bool) -> Any:
+    """Write a tensor in the caller's form.
+
+    Args:
+        tensor: an output.
+        form: as the inputs came.
+        binary: the message format carries bytes (msgpack); else `raw` is base64.
+
+    Raises:
+        DatatypeError: BYTES that are not UTF-8 were asked for as text.
+    """
+    if form is Form.RAW:
+        raw = tensor.data if binary else base64.b64encode(tensor.data).decode("ascii")
+        return {"datatype": tensor.datatype, "shape": list(tensor.shape), "raw": raw}
+    array = tensor.to_array()
+    if tensor.datatype == "BYTES":
+        array = _decoded(array)
+    elif tensor.datatype == "BF16":
+        array = array.astype(np.float32)
+    if form is Form.LISTS:
+        return array.tolist()
+    return {
+        "datatype": tensor.datatype,
+        "shape": list(tensor.shape),
+        "data": array.reshape(-1).tolist(),
+    }
+
+
+def wire_form(array: Array) -> dict[str, Any]:
+    """A numpy array as a `raw` entry of `input_data`, for messages that carry bytes."""
+    tensor = Tensor.from_array(array)
+    return {"datatype": tensor.datatype, "shape": list(tensor.shape), "raw": tensor.data}
+
+
+def read_raw(value: dict[str, Any]) -> Array:
+    """The numpy array of a `raw` entry: the reverse of `wire_form`, base64 understood.
+
+    Raises:
+        InvalidInputError: shape, datatype and bytes do not fit together.
+    """
+    datatype = value.get("datatype")
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        raise DatatypeError(f"unknown datatype {reprlib.repr(datatype)}")
+    shape = _checked_shape("tensor", value.get("shape"))
+    return _from_raw(value.get("raw"), shape, TensorSpec("tensor", datatype, shape)).to_array()
+
+
+def _from_lists(value: list[Any], spec: TensorSpec) -> Tensor:
+    try:
+        array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
+    except ValueError:
+        raise RaggedInputError(
+            f"input {spec.name!r}: rows differ in length or depth; every row must have the same "
+            f"shape (the model takes {list(spec.shape)})"
+        ) from None
+    except OverflowError:
+        raise DatatypeError(f"input {spec.name!r}: a number does not fit {spec.datatype}") from None
+    return Tensor.from_array(_cast(array, spec), spec.datatype)
+
+
+def _from_data(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+    if not isinstance(value, list):
+        raise MalformedTensorError(f"input {spec.name!r}: 'data' must be a list")
+    flat = _from_lists(value, spec)
+    if math.prod(flat.shape) != math.prod(shape):
+        raise ShapeError(
+            f"input {spec.name!r}: 'shape' {list(shape)} needs {math.prod(shape)} elements, "
+            f"'data' has {math.prod(flat.shape)}"
+        )
+    return Tensor(flat.datatype, shape, flat.data)
+
+
+def _from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise MalformedTensorError(f"input {spec.name!r}: 'raw' is not base64") from None
+    if not isinstance(value, bytes):
+        raise MalformedTensorError(
+            f"input {spec.name!r}: 'raw' must be bytes, or base64 in a JSON message"
+        )
+    if spec.datatype == "BYTES":
+        count, unit, wanted = len(_unpack_bytes(spec.name, value)), "elements", math.prod(shape)
+    else:
+        count, unit = len(value), "bytes"
+        wanted = math.prod(shape) * DTYPES[spec.datatype].itemsize
+    if count != wanted:
+        raise ShapeError(
+            f"input {spec.name!r}: {spec.datatype} of shape {list(shape)} needs {wanted} {unit}, "
+            f"'raw' has {count}"
+        )
+    return Tensor(spec.datatype, shape, value)
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
+    """Check that the elements are of the datatype's kind, and convert them without loss."""
+    if spec.datatype == "BYTES":
+        return array  # object array of str; _pack_bytes refuses anything else
+    kind, wanted = array.dtype.kind, DTYPES[spec.datatype]
+    if array.size == 0:
+        return array.astype(wanted)
+    floating = spec.datatype in {"FP16", "BF16", "FP32", "FP64"}
+    if kind == "f" and not floating and not np.isfinite(array).all():
+        raise NotANumberError(
+            f"input {spec.name!r}: the model takes {spec.datatype}, got NaN or infinity"
+        )
+    if kind not in ("fiu" if floating else "b" if spec.datatype == "BOOL" else "iu"):
+        raise DatatypeError(
+            f"input {spec.name!r}: the model takes {spec.datatype}, got {_kind_of(array)}"
+        )
+    if not floating and spec.datatype != "BOOL":
+        bounds = np.iinfo(wanted)
+        low, high = int(array.min()), int(array.max())
+        if low < bounds.min or high > bounds.max:
+            raise DatatypeError(
+                f"input {spec.name!r}: {spec.datatype} holds {bounds.min} to {bounds.max}, "
+                f"got {low if low < bounds.min else high}"
+            )
+    with np.errstate(over="ignore"):  # beyond FP16's range is infinity, as on the device
+        return array.astype(wanted)
+
+
+def _kind_of(array: Array) -> str:
+    names = {"b": "booleans", "i": "integers", "u": "integers", "f": "fractions"}
+    return names.get(array.dtype.kind, "text" if array.dtype.kind in "US" else "mixed values")
+
+
+def _checked_shape(name: str, value: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(value, list)
+        or len(value) > _MAX_RANK
+        or not all(type(size) is int and 0 <= size < 2**63 for size in value)
+    ):
+        raise ShapeError(
+            f"input {name!r}: 'shape' must be a list of at most {_MAX_RANK} sizes, got "
+            f"{reprlib.repr(value)}"
+        )
+    return tuple(value)
+
+
+def _pack_bytes(array: Array) -> bytes:
+    parts: list[bytes] = []
+    for element in array.reshape(-1).tolist():
+        if isinstance(element, str):
+            element = element.encode()  # noqa: PLW2901
+        elif not isinstance(element, bytes):
+            raise DatatypeError(f"BYTES elements must be strings, got {type(element).__name__}")
+        parts += (len(element).to_bytes(4, "little"), element)
+    return b"".join(parts)
+
+
+def _unpack_bytes(name: str, data: bytes) -> list[bytes]:
+    elements: list[bytes] = []
+    offset = 0
+    while offset < len(data):
+        end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
+        if offset + 4 > len(data) or end > len(data):
+            raise MalformedTensorError(
+                f"input {name!r}: 'raw' of BYTES must be elements behind 4-byte lengths"
+            )
+        elements.append(data[offset + 4 : end])
+        offset = end
+    return elements
+
+
+def _decoded(array: Array) -> Array:
+    try:
+        texts = [element.decode() for element in array.reshape(-1)]
+    except UnicodeDecodeError:
+        raise DatatypeError(
+            "an output holds bytes that are not UTF-8: send the inputs as 'raw' to get it as raw"
+        ) from None
+    return np.array([*texts, None], dtype=object)[:-1].reshape(array.shape)
