@@ -1,0 +1,172 @@
+"""From what a caller wrote to what Triton answers.
+
+Enters: a model's name and `input_data`. Leaves: the reply as a plain dict in the caller's own
+form. Knows neither queues nor gRPC; the Triton client is handed in.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from bridge.errors import (
+    EmptyBatchError,
+    InvalidInputError,
+    MalformedTensorError,
+    MissingInputError,
+    ShapeError,
+    SurplusInputError,
+    TooManyRowsError,
+    TritonRefusedError,
+)
+from bridge.names import check_name
+from bridge.tensors import Form, Tensor, TensorSpec, parse_tensor, render_tensor
+from bridge.triton_client import InferReply, ModelSpec
+
+_VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class Triton(Protocol):
+    """The part of `TritonClient` that inference needs."""
+
+    async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
+        """What the model takes and gives."""
+        ...
+
+    async def infer(
+        self, name: str, inputs: Mapping[str, Tensor], *, version: str = "", timeout_s: float
+    ) -> InferReply:
+        """Run one request."""
+        ...
+
+
+async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
+    triton: Triton,
+    model_id: Any,
+    input_data: Any,
+    *,
+    version: Any = None,
+    timeout_s: float,
+    binary: bool,
+) -> dict[str, Any]:
+    """Check the input against the model, run it, and write the outputs as the inputs came.
+
+    The cached model spec may be older than the model that Triton serves. That can only show as
+    a mismatch, so a mismatch, and nothing else, makes us ask Triton again before it is believed.
+
+    Args:
+        triton: where models are served.
+        model_id: the model's name in Triton.
+        input_data: a tensor for each input name: a nested list, or
+            `{"datatype", "shape", "data" | "raw"}`.
+        version: a served version's number; None for the newest.
+        timeout_s: seconds that Triton may take.
+        binary: the caller's message format carries bytes.
+
+    Returns:
+        `{"model_name", "model_version", "outputs": {name: tensor}}`.
+
+    Raises:
+        InvalidInputError: the subclass, and the text, name the input and what was expected.
+        TritonError: the model is unknown, or Triton failed.
+    """
+    name, chosen = check_name("model_id", model_id), _checked_version(version)
+    spec = await triton.model_spec(name, chosen)
+    try:
+        inputs, form = read_inputs(spec, input_data)
+        reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
+    except (InvalidInputError, TritonRefusedError):
+        newest = await triton.model_spec(name, chosen, fresh=True)
+        if newest == spec:
+            raise
+        inputs, form = read_inputs(newest, input_data)
+        reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
+    return {
+        "model_name": reply.model_name,
+        "model_version": reply.model_version,
+        "outputs": {
+            output: render_tensor(tensor, form, binary=binary)
+            for output, tensor in reply.outputs.items()
+        },
+    }
+
+
+def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor], Form]:
+    """Check `input_data` against `spec`.
+
+    Returns:
+        The tensors by input name, and the form in which they were written: the most compact one
+        where a caller mixes them.
+
+    Raises:
+        InvalidInputError: one of its subclasses.
+    """
+    if not isinstance(input_data, dict):
+        raise MalformedTensorError(
+            f"input_data must be an object with a tensor for each input of {spec.name!r} "
+            f"({_listed(spec.inputs)}), got {type(input_data).__name__}"
+        )
+    surplus = sorted(str(key) for key in input_data.keys() - spec.inputs.keys())
+    if surplus:
+        raise SurplusInputError(
+            f"model {spec.name!r} has no input {surplus[0][:128]!r}; it takes "
+            f"{_listed(spec.inputs)}"
+        )
+    tensors: dict[str, Tensor] = {}
+    forms: set[Form] = set()
+    for name, wanted in spec.inputs.items():
+        if name in input_data:
+            tensors[name], form = parse_tensor(input_data[name], wanted)
+            forms.add(form)
+            _check_shape(spec, wanted, tensors[name].shape)
+        elif not wanted.optional:
+            raise MissingInputError(
+                f"input {name!r} of model {spec.name!r} is missing; it takes {_listed(spec.inputs)}"
+            )
+    _check_rows(spec, tensors)
+    return tensors, next((form for form in (Form.RAW, Form.DATA) if form in forms), Form.LISTS)
+
+
+def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> None:
+    fits = len(got) == len(wanted.shape) and all(
+        size in (-1, actual) for size, actual in zip(wanted.shape, got, strict=True)
+    )
+    if fits:
+        return
+    hint = ""
+    if spec.max_batch_size and len(got) == len(wanted.shape) - 1:
+        hint = "; the first dimension is the batch: wrap a single row in a list"
+    raise ShapeError(
+        f"input {wanted.name!r}: model {spec.name!r} takes shape {list(wanted.shape)}, got "
+        f"{list(got)}{hint}"
+    )
+
+
+def _check_rows(spec: ModelSpec, tensors: dict[str, Tensor]) -> None:
+    if not spec.max_batch_size:
+        return
+    rows = {name: tensor.shape[0] for name, tensor in tensors.items()}
+    if len(set(rows.values())) > 1:
+        raise ShapeError(f"inputs of one request must have the same number of rows, got {rows}")
+    for name, count in rows.items():
+        if count == 0:
+            raise EmptyBatchError(f"input {name!r} has no row; send at least one")
+        if count > spec.max_batch_size:
+            raise TooManyRowsError(
+                f"input {name!r} has {count} rows; model {spec.name!r} takes at most "
+                f"{spec.max_batch_size} in one request: send them in several tasks"
+            )
+
+
+def _checked_version(version: Any) -> str:
+    if version is None or version == "":
+        return ""
+    text = str(version)
+    if isinstance(version, bool) or not _VERSION.fullmatch(text):
+        raise InvalidInputError(
+            f"version must be a positive number such as 3, got {type(version).__name__}"
+        )
+    return text
+
+
+def _listed(specs: dict[str, TensorSpec]) -> str:
+    return ", ".join(f"{spec.name}: {spec.datatype} {list(spec.shape)}" for spec in specs.values())

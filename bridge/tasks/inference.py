@@ -1,0 +1,74 @@
+"""Tasks of the inference queue: predict, and hand training on to where torch is."""
+
+from typing import Annotated, Any
+
+from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
+from taskiq.exceptions import NoResultError
+
+from bridge.broker import broker, settings, training_broker
+from bridge.inference import infer
+from bridge.messages import is_binary
+from bridge.triton_client import TritonClient
+
+
+@broker.on_event(TaskiqEvents.WORKER_STARTUP)
+async def connect(state: TaskiqState) -> None:
+    """One Triton client for the life of the process, made after taskiq's fork."""
+    state.triton = TritonClient.from_settings(settings)
+    await training_broker.startup()
+
+
+@broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
+async def disconnect(state: TaskiqState) -> None:
+    """Close what `connect` opened."""
+    await state.triton.close()
+    await training_broker.shutdown()
+
+
+@broker.task("ml_inference")
+async def ml_inference(
+    model_id: str,
+    input_data: dict[str, Any],
+    version: str | None = None,
+    *,
+    context: Annotated[Context, TaskiqDepends()],
+) -> dict[str, Any]:
+    """Predict with a model that Triton serves.
+
+    Args:
+        model_id: the model's name in Triton.
+        input_data: for each input a nested list, or `{"datatype", "shape", "data" | "raw"}`; the
+            first dimension is the batch.
+        version: a served version; None for the newest.
+        context: taskiq's own, never sent.
+
+    Returns:
+        `{"model_name", "model_version", "outputs": {name: tensor}}`, the tensors written as the
+        inputs came.
+
+    Raises:
+        BridgeError: the subclass says what is wrong with model or input.
+    """
+    return await infer(
+        context.state.triton,
+        model_id,
+        input_data,
+        version=version,
+        timeout_s=settings.bridge_infer_timeout_s,
+        binary=is_binary(context.message.labels),
+    )
+
+
+@broker.task("train_model")
+async def hand_on_train_model(
+    *_args: Any, context: Annotated[Context, TaskiqDepends()], **_kwargs: Any
+) -> None:
+    """Hand a training task that came here on to the training queue, id and labels intact.
+
+    It is acknowledged here after RabbitMQ confirmed it there; its result is written there.
+
+    Raises:
+        NoResultError: always; taskiq's way to end a task without a result.
+    """
+    await training_broker.kick(training_broker.formatter.dumps(context.message))
+    raise NoResultError

@@ -1,0 +1,312 @@
+"""The only file that speaks gRPC: Triton's inference and model-repository services.
+
+Enters: checked `Tensor`s and model names. Leaves: tensors, model specs, and errors of our own
+tree. Must not know queues, tasks or messages. Protocol: Open Inference Protocol (KServe v2) over
+gRPC with Triton's model-repository extension, from tritonclient's generated stubs.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import (
+    MAX_GRPC_MESSAGE_SIZE,
+    model_config_pb2,
+    service_pb2,
+    service_pb2_grpc,
+)
+
+from bridge.errors import (
+    BridgeError,
+    InferenceFailedError,
+    InferenceTimeoutError,
+    ModelLoadError,
+    RestrictedError,
+    TritonRefusedError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
+from bridge.settings import Settings
+from bridge.tensors import Tensor, TensorSpec
+
+ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
+"""Metadata key under which Triton expects the admin key (`--grpc-restricted-protocol`)."""
+
+_QUICK_S = 10.0  # health, configuration, index: answered from memory
+_LOAD_S = 300.0  # a large model on a busy GPU
+_CACHED_SPECS = 1024
+
+# Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
+# Keepalive stays at gRPC's default, as Triton answers faster pings with GOAWAY.
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own grows to 2 minutes
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What one model takes and gives. Shapes include the batch dimension, -1, if there is one."""
+
+    name: str
+    max_batch_size: int
+    """Rows in one request; 0: the model has no batch dimension."""
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class InferReply:
+    """One answer. `model_version` is the version that computed it."""
+
+    model_name: str
+    model_version: str
+    outputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One row of the repository's index; `state` is READY, LOADING, UNLOADING or UNAVAILABLE."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class _Replica:
+    """One Triton server: a channel and how many requests it has in hand."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.outstanding = 0
+
+
+class TritonClient:
+    """A long-lived client of one or several Triton servers with the same models.
+
+    Make one for each process, after any fork, and close it at the end. Inference goes to the
+    server with the least in hand; loading goes to each of them.
+    """
+
+    def __init__(self, addresses: list[str], admin_key: str | None = None) -> None:
+        """Open the channels; connecting happens with the first call.
+
+        Args:
+            addresses: gRPC addresses, `host:port`.
+            admin_key: key of the restricted model-repository protocol, if it is restricted.
+        """
+        self._replicas = [_Replica(address) for address in addresses]
+        self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
+        self._specs: dict[tuple[str, str], ModelSpec] = {}
+        self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The client that the environment asks for."""
+        key = settings.triton_admin_key
+        return cls(settings.triton_addresses, key.get_secret_value() if key else None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every channel."""
+        for replica in self._replicas:
+            await replica.channel.close()
+
+    async def ready(self) -> bool:
+        """Whether at least one server says that it is ready."""
+        answers = await asyncio.gather(*(self._ready(replica) for replica in self._replicas))
+        return any(answers)
+
+    async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
+        """What `name` takes and gives, from the cache unless `fresh`.
+
+        Concurrent calls for one model share one request.
+
+        Raises:
+            UnknownModelError: Triton does not serve it.
+            TritonError: any other failure.
+        """
+        key = (name, version)
+        if not fresh and key in self._specs:
+            return self._specs[key]
+        if key not in self._fetches:
+            self._fetches[key] = asyncio.create_task(self._fetch_spec(name, version))
+            self._fetches[key].add_done_callback(lambda _: self._fetches.pop(key, None))
+        return await asyncio.shield(self._fetches[key])
+
+    async def infer(
+        self,
+        name: str,
+        inputs: Mapping[str, Tensor],
+        *,
+        version: str = "",
+        timeout_s: float,
+    ) -> InferReply:
+        """Run one request.
+
+        Args:
+            name: the model.
+            inputs: tensors by input name; the first dimension is the batch where there is one.
+            version: a served version; "" for the newest.
+            timeout_s: seconds until gRPC gives up and cancels the request in Triton.
+
+        Raises:
+            TritonError: the subclass says whether it is worth another try.
+        """
+        request = service_pb2.ModelInferRequest(model_name=name, model_version=version)
+        for input_name, tensor in inputs.items():
+            request.inputs.add(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
+            request.raw_input_contents.append(tensor.data)
+        size = request.ByteSize()
+        if size > MAX_GRPC_MESSAGE_SIZE:
+            raise TritonRefusedError(
+                f"the request is {size:,} bytes; gRPC carries {MAX_GRPC_MESSAGE_SIZE:,}. "
+                "Send fewer rows at a time"
+            )
+        replica = min(self._replicas, key=lambda one: one.outstanding)
+        replica.outstanding += 1
+        try:
+            reply = await replica.stub.ModelInfer(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, replica.address, name) from None
+        finally:
+            replica.outstanding -= 1
+        outputs = {
+            output.name: Tensor(output.datatype, tuple(output.shape), data)
+            for output, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        }
+        return InferReply(reply.model_name, reply.model_version, outputs)
+
+    async def load(self, name: str) -> None:
+        """Load the model's newest version, or reload it, on every server.
+
+        Raises:
+            RestrictedError: the admin key is missing or wrong.
+            ModelLoadError: a server could not load it; what it served before, it still serves.
+        """
+        for replica in self._replicas:
+            request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+            try:
+                await replica.stub.RepositoryModelLoad(
+                    request, timeout=_LOAD_S, metadata=self._admin
+                )
+            except grpc.aio.AioRpcError as error:
+                failure = _translated(error, replica.address, name)
+                if isinstance(failure, (RestrictedError, TritonUnavailableError)):
+                    raise failure from None
+                raise ModelLoadError(
+                    f"Triton at {replica.address} could not load {name!r}: {error.details()}"
+                ) from None
+        self._forget(name)
+
+    async def unload(self, name: str) -> None:
+        """Unload the model from every server.
+
+        Raises:
+            TritonError: a server refused.
+        """
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        for replica in self._replicas:
+            await self._call(replica, replica.stub.RepositoryModelUnload, request, name)
+        self._forget(name)
+
+    async def index(self) -> list[ModelState]:
+        """Every model version that the first server knows of, served or not.
+
+        Raises:
+            RestrictedError: the admin key is missing or wrong.
+        """
+        replica = self._replicas[0]
+        request = service_pb2.RepositoryIndexRequest()
+        reply = await self._call(replica, replica.stub.RepositoryIndex, request, "")
+        return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
+
+    async def statistics(self, name: str = "") -> list[Any]:
+        """`ModelStatistics` messages of the first server, for one model or all."""
+        replica = self._replicas[0]
+        request = service_pb2.ModelStatisticsRequest(name=name)
+        reply = await self._call(replica, replica.stub.ModelStatistics, request, name)
+        return list(reply.model_stats)
+
+    async def _ready(self, replica: _Replica) -> bool:
+        request = service_pb2.ServerReadyRequest()
+        try:
+            reply = await replica.stub.ServerReady(request, timeout=_QUICK_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.ready)
+
+    async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
+        replica = min(self._replicas, key=lambda one: one.outstanding)
+        request = service_pb2.ModelConfigRequest(name=name, version=version)
+        reply = await self._call(replica, replica.stub.ModelConfig, request, name)
+        spec = _spec_from_config(reply.config)
+        if len(self._specs) >= _CACHED_SPECS:
+            self._specs.clear()
+        self._specs[name, version] = spec
+        return spec
+
+    async def _call(
+        self, replica: _Replica, method: Callable[..., Any], request: Any, name: str
+    ) -> Any:
+        try:
+            return await method(request, timeout=_QUICK_S, metadata=self._admin)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, replica.address, name) from None
+
+    def _forget(self, name: str) -> None:
+        for key in [key for key in self._specs if key[0] == name]:
+            del self._specs[key]
+
+
+def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
+    batch = (-1,) if config.max_batch_size > 0 else ()
+
+    def tensor_spec(item: Any) -> TensorSpec:
+        kind = model_config_pb2.DataType.Name(item.data_type).removeprefix("TYPE_")
+        return TensorSpec(
+            name=item.name,
+            datatype="BYTES" if kind == "STRING" else kind,
+            shape=(*batch, *item.dims),
+            optional=getattr(item, "optional", False),
+        )
+
+    return ModelSpec(
+        name=config.name,
+        max_batch_size=config.max_batch_size,
+        inputs={item.name: tensor_spec(item) for item in config.input},
+        outputs={item.name: tensor_spec(item) for item in config.output},
+    )
+
+
+def _translated(error: grpc.aio.AioRpcError, address: str, model: str) -> BridgeError:
+    """Triton's status as an error of our tree (codes as Triton's gRPC front end sets them)."""
+    code, text = error.code(), error.details() or "no details"
+    if "protocol is restricted" in text:
+        return RestrictedError(
+            f"Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key"
+        )
+    if code is grpc.StatusCode.NOT_FOUND or "unknown model" in text:
+        return UnknownModelError(
+            f"Triton at {address} does not serve {model!r} ({text}); `mlbridge models` lists what "
+            "it serves"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return TritonUnavailableError(f"Triton at {address} is not available: {text}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return InferenceTimeoutError(f"Triton at {address} did not answer in time for {model!r}")
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return TritonRefusedError(f"Triton refused the request for {model!r}: {text}")
+    return InferenceFailedError(f"model {model!r} failed in Triton ({code.name}): {text}")
