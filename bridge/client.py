@@ -26,10 +26,10 @@ from taskiq import AsyncBroker, TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
-from bridge.queues import Kind, build_broker
 from bridge.errors import BridgeError, MalformedMessageError, QueueError, ResultTimeoutError
 from bridge.messages import CONTENT_TYPE, MSGPACK, decode_result
 from bridge.names import check_name
+from bridge.queues import Kind, build_broker
 from bridge.results import REPLY_TO, decode_push, reply_channel
 from bridge.settings import Settings, load_settings
 from bridge.tensors import Array, read_raw, wire_form
@@ -105,12 +105,31 @@ class InferenceHandle(TaskHandle):
 
     async def result(self, timeout_s: float | None = None) -> InferenceResult:
         """Wait for the prediction. Raises as `TaskHandle.result`."""
-        reply = await super().result(timeout_s)
-        return InferenceResult(
-            model_name=reply["model_name"],
-            model_version=reply["model_version"],
-            outputs={name: read_raw(value) for name, value in reply["outputs"].items()},
-        )
+        return decode_reply(await super().result(timeout_s))
+
+
+def encode_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Numpy arrays as raw bytes; nested lists as they are, for the model's dtype to be applied.
+
+    Raises:
+        InvalidInputError: an array has a dtype that no model takes.
+    """
+    return {
+        name: wire_form(value) if isinstance(value, np.ndarray) else value
+        for name, value in inputs.items()
+    }
+
+
+def decode_reply(reply: dict[str, Any]) -> InferenceResult:
+    """The return value of `ml_inference` with numpy arrays in place of what was sent."""
+    return InferenceResult(
+        model_name=reply["model_name"],
+        model_version=reply["model_version"],
+        outputs={
+            name: read_raw(value) if isinstance(value, dict) else np.asarray(value)
+            for name, value in reply["outputs"].items()
+        },
+    )
 
 
 class BridgeClient:
@@ -185,8 +204,8 @@ class BridgeClient:
 
         Args:
             model_id: the model's name in Triton.
-            inputs: a numpy array (or what `numpy.asarray` makes one of) for each input, rows
-                first. The dtype must be the model's.
+            inputs: a numpy array of the model's dtype, or a nested list, for each input; rows
+                first.
             version: a served version; None for the newest.
 
         Returns:
@@ -196,10 +215,8 @@ class BridgeClient:
             QueueError: the queue did not take it.
             InvalidInputError: an array has a dtype that no model takes.
         """
-        tensors = {name: wire_form(np.asarray(value)) for name, value in inputs.items()}
-        task_id, waiter = await self._kick(
-            "inference", "ml_inference", (model_id, tensors, version)
-        )
+        args = (model_id, encode_inputs(inputs), version)
+        task_id, waiter = await self._kick("inference", "ml_inference", args)
         return InferenceHandle(self, task_id, waiter)
 
     async def train(

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import msgpack
+import numpy as np
 import orjson
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
@@ -83,7 +84,8 @@ class Formatter(TaskiqFormatter):
 def encode_result(result: TaskiqResult[Any]) -> bytes:
     """Write a result in its task's format; JSON is laid out as stock taskiq's.
 
-    NaN and infinity become null in JSON, which has neither.
+    NaN and infinity become null in JSON, which has neither. A return value that cannot be written
+    is an error in its own result: the caller must hear of the end.
     """
     fields = {
         "is_err": result.is_err,
@@ -93,7 +95,15 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
         "labels": result.labels,
         "error": None if result.error is None else _error_fields(result.error),
     }
-    return _packed(fields, binary=is_binary(result.labels))
+    binary = is_binary(result.labels)
+    try:
+        return _packed(fields, binary=binary)
+    except (TypeError, ValueError, OverflowError) as error:
+        failure = TaskFailedError(
+            f"the task ended, but its return value cannot be written: {error}"
+        )
+        fields |= {"is_err": True, "return_value": None, "error": _error_fields(failure)}
+        return _packed(fields, binary=binary)
 
 
 def decode_result(data: bytes) -> TaskiqResult[Any]:
@@ -125,9 +135,15 @@ _JSON_STARTS = (b"{", b" ", b"\n", b"\t", b"\r", b"[", b'"')
 
 def _packed(fields: Any, *, binary: bool) -> bytes:
     if binary:
-        packed: bytes = msgpack.packb(fields, default=to_jsonable_python)
+        packed: bytes = msgpack.packb(fields, default=_plain)
         return packed
-    return orjson.dumps(fields, default=to_jsonable_python)
+    return orjson.dumps(fields, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return to_jsonable_python(value)
 
 
 def _unpacked(data: bytes) -> Any:
@@ -137,7 +153,7 @@ def _unpacked(data: bytes) -> Any:
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:
-            return json.loads(data)  # stock taskiq writes NaN, which strict JSON has not
+            return json.loads(data)  # Python writes NaN, which strict JSON has not
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise MalformedMessageError(f"neither JSON nor msgpack: {error}"[:200]) from None
 

@@ -204,10 +204,7 @@ def _from_lists(value: list[Any], spec: TensorSpec) -> Tensor:
     try:
         array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
     except ValueError:
-        raise RaggedInputError(
-            f"input {spec.name!r}: rows differ in length or depth; every row must have the same "
-            f"shape (the model takes {list(spec.shape)})"
-        ) from None
+        raise _ragged(spec) from None
     except OverflowError:
         raise DatatypeError(f"input {spec.name!r}: a number does not fit {spec.datatype}") from None
     return Tensor.from_array(_cast(array, spec), spec.datatype)
@@ -251,7 +248,7 @@ def _from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
 def _cast(array: Array, spec: TensorSpec) -> Array:
     """Check that the elements are of the datatype's kind, and convert them without loss."""
     if spec.datatype == "BYTES":
-        return array  # object array of str; _pack_bytes refuses anything else
+        return _checked_text(array, spec)
     kind, wanted = array.dtype.kind, DTYPES[spec.datatype]
     if array.size == 0:
         return array.astype(wanted)
@@ -274,6 +271,24 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
             )
     with np.errstate(over="ignore"):  # beyond FP16's range is infinity, as on the device
         return array.astype(wanted)
+
+
+def _checked_text(array: Array, spec: TensorSpec) -> Array:
+    strange = next((x for x in array.reshape(-1) if not isinstance(x, (str, bytes))), "")
+    if isinstance(strange, list):  # numpy keeps ragged rows as lists where dtype is object
+        raise _ragged(spec)
+    if strange != "":
+        raise DatatypeError(
+            f"input {spec.name!r}: the model takes BYTES (strings), got {type(strange).__name__}"
+        )
+    return array
+
+
+def _ragged(spec: TensorSpec) -> RaggedInputError:
+    return RaggedInputError(
+        f"input {spec.name!r}: rows differ in length or depth; every row must have the same "
+        f"shape (the model takes {list(spec.shape)})"
+    )
 
 
 def _kind_of(array: Array) -> str:

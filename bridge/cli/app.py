@@ -1,0 +1,67 @@
+"""`mlbridge`: one command for each thing that its people do."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bridge import __version__
+from bridge.cli.datasets import datasets
+from bridge.cli.demo import demo
+from bridge.cli.infer import infer
+from bridge.cli.output import errors
+from bridge.cli.status import models, status
+from bridge.cli.train import train
+from bridge.cli.up import up
+from bridge.cli.worker import worker
+from bridge.errors import BridgeError
+
+EXIT_FAILED = 1
+
+app = typer.Typer(
+    name="mlbridge",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,  # locals may hold passwords
+    help=(
+        "Queue-driven inference with taskiq, RabbitMQ and NVIDIA Triton.\n\n"
+        "Start with `mlbridge demo`; run a stack of your own with `mlbridge up`."
+    ),
+)
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        print(f"mlbridge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda asked: _version(asked=asked), is_eager=True),
+    ] = False,
+) -> None:
+    """Read options that stand before the command."""
+
+
+app.command()(demo)
+app.command()(up)
+app.command()(worker)
+app.command()(infer)
+app.command()(train)
+app.command()(status)
+app.command()(models)
+app.add_typer(datasets, name="datasets")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence and exit code 1."""
+    try:
+        app()
+    except BridgeError as error:
+        errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        errors.print(str(error), markup=False, highlight=False)
+        sys.exit(EXIT_FAILED)

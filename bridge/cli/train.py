@@ -1,0 +1,142 @@
+"""`mlbridge train`: queue a training and follow it."""
+
+import asyncio
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from bridge.cli.output import Json, console, errors, print_json, print_table
+from bridge.client import BridgeClient, TaskHandle
+from bridge.errors import InvalidTrainingRequestError
+
+_REFRESH_S = 0.2
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="A dataset; `mlbridge datasets list` shows them.")],
+    architecture: Annotated[str, typer.Option(help="mlp, cnn, or one that is installed.")] = "mlp",
+    model_id: Annotated[
+        str | None, typer.Option(help="The model's name. Default: the dataset's.")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config", "-c", metavar="KEY=VALUE", help="Further entries of model_config."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Hyperparameters: epochs=20."),
+    ] = None,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Follow it, or print its id and leave.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Queue a training; follow it until its model is live.
+
+    Ctrl-C stops following, not the training. Values are read as JSON where they are JSON.
+
+    Example: `mlbridge train digits --architecture cnn --set epochs=8`
+    """
+    model_config = {"architecture": architecture, **_pairs(config)}
+    if model_id is not None:
+        model_config["model_id"] = model_id
+    result = asyncio.run(_train(dataset, model_config, _pairs(settings), wait=wait))
+    if json:
+        print_json(result)
+    elif wait:
+        show_trained(result)
+    else:
+        console.print(f"queued as {result['task_id']}; `mlbridge status {result['task_id']}`")
+
+
+async def _train(
+    dataset: str, model_config: dict[str, Any], hyperparameters: dict[str, Any], *, wait: bool
+) -> dict[str, Any]:
+    async with BridgeClient() as client:
+        handle = await client.train(dataset, model_config, hyperparameters)
+        if not wait:
+            return {"task_id": handle.task_id}
+        return {"task_id": handle.task_id, **await follow(handle)}
+
+
+async def follow(handle: TaskHandle) -> dict[str, Any]:
+    """Show a training's progress on standard error until it ends, and return its result.
+
+    Raises:
+        BridgeError: the training ended in it.
+    """
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    waiting = asyncio.create_task(handle.result())
+    try:
+        with Progress(*columns, console=errors) as display:
+            bar = display.add_task("queued", total=None, figures="")
+            while not (await asyncio.wait([waiting], timeout=_REFRESH_S))[0]:
+                report = await handle.progress()
+                if report:
+                    display.update(
+                        bar,
+                        description=str(report.get("stage", "training")),
+                        completed=report.get("epoch", 0),
+                        total=report.get("epochs"),
+                        figures=_figures(report),
+                    )
+    finally:
+        waiting.cancel()
+    result: dict[str, Any] = await waiting
+    return result
+
+
+def show_trained(result: dict[str, Any]) -> None:
+    """Print what a training ended with."""
+    rows = [
+        ("model", f"{result['model_name']} version {result['model_version']}, live"),
+        *(("metric " + name, _short(value)) for name, value in result["metrics"].items()),
+        *(("parity " + name, _short(value)) for name, value in result["parity"].items()),
+        ("seconds", _short(result["duration_s"])),
+    ]
+    print_table("trained", ("what", "value"), rows)
+
+
+def _figures(report: dict[str, Any]) -> str:
+    shown = [
+        f"{name} {_short(report[name])}" for name in ("loss", "samples_per_s") if name in report
+    ]
+    if report.get("metric"):
+        shown.append(f"{report['metric']} {_short(report.get('value'))}")
+    if report.get("time_left_s") is not None:
+        shown.append(f"{report['time_left_s']:.0f} s left")
+    return ", ".join(shown)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _pairs(items: list[str] | None) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for item in items or []:
+        key, separator, text = item.partition("=")
+        if not key or not separator:
+            raise InvalidTrainingRequestError(f"expected KEY=VALUE, got {item!r}")
+        try:
+            pairs[key] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pairs[key] = text
+    return pairs

@@ -1,0 +1,139 @@
+"""Checking and rendering, with a Triton that lives in memory; its real twin is in test_tasks.py."""
+
+import numpy as np
+import pytest
+
+from bridge import errors
+from bridge.inference import infer
+from bridge.tensors import Tensor, TensorSpec
+from bridge.triton_client import InferReply, ModelSpec
+
+
+class DoublingTriton:
+    """Doubles FP32 rows of four, up to eight at a time; can be reloaded with another signature."""
+
+    def __init__(self):
+        self.served = self.spec("FP32", 4)
+        self.known = self.served
+        self.fetched = 0
+
+    @staticmethod
+    def spec(datatype, width):
+        return ModelSpec(
+            "double",
+            8,
+            {
+                "x": TensorSpec("x", datatype, (-1, width)),
+                "bias": TensorSpec("bias", datatype, (-1, width), optional=True),
+            },
+            {"y": TensorSpec("y", datatype, (-1, width))},
+        )
+
+    async def model_spec(self, name, version="", *, fresh=False):
+        if name != "double":
+            raise errors.UnknownModelError(f"no {name}")
+        if fresh:
+            self.fetched += 1
+            self.known = self.served
+        return self.known
+
+    async def infer(self, name, inputs, *, version="", timeout_s):
+        if inputs["x"].datatype != self.served.inputs["x"].datatype:
+            raise errors.TritonRefusedError("datatype")
+        return InferReply(
+            name, version or "1", {"y": Tensor.from_array(inputs["x"].to_array() * 2)}
+        )
+
+
+@pytest.fixture
+def triton():
+    return DoublingTriton()
+
+
+async def run(triton, data, model="double", **options):
+    return await infer(triton, model, data, timeout_s=1, binary=False, **options)
+
+
+async def test_lists_in_lists_out(triton):
+    assert await run(triton, {"x": [[1, 2, 3, 4.5]]}) == {
+        "model_name": "double",
+        "model_version": "1",
+        "outputs": {"y": [[2.0, 4.0, 6.0, 9.0]]},
+    }
+    assert triton.fetched == 0
+
+
+async def test_each_form_is_answered_in_kind(triton):
+    data = {"datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+    assert (await run(triton, {"x": data}))["outputs"]["y"]["data"] == [2.0, 4.0, 6.0, 8.0]
+    raw = np.arange(4, dtype="<f4").tobytes()
+    data = {"datatype": "FP32", "shape": [1, 4], "raw": raw}
+    reply = await infer(triton, "double", {"x": data}, timeout_s=1, binary=True)
+    assert np.frombuffer(reply["outputs"]["y"]["raw"], "<f4").tolist() == [0.0, 2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "text"),
+    [
+        ({}, errors.MissingInputError, "input 'x' of model 'double' is missing; it takes x: FP32"),
+        ({"x": [[1, 2, 3, 4]], "z": []}, errors.SurplusInputError, "no input 'z'; it takes"),
+        ([1], errors.MalformedTensorError, "x: FP32 [-1, 4]"),
+        ("text", errors.MalformedTensorError, "got str"),
+        ({"x": [[1, 2, 3]]}, errors.ShapeError, "takes shape [-1, 4], got [1, 3]"),
+        ({"x": [1, 2, 3, 4]}, errors.ShapeError, "wrap a single row in a list"),
+        ({"x": []}, errors.ShapeError, "got [0]"),
+        (
+            {"x": {"datatype": "FP32", "shape": [0, 4], "data": []}},
+            errors.EmptyBatchError,
+            "no row",
+        ),
+        (
+            {"x": [[1, 2, 3, 4]] * 9},
+            errors.TooManyRowsError,
+            "9 rows; model 'double' takes at most 8",
+        ),
+        (
+            {"x": [[1, 2, 3, 4]], "bias": [[1, 2, 3, 4]] * 2},
+            errors.ShapeError,
+            "same number of rows",
+        ),
+        ({"x": [[1, 2], [3]]}, errors.RaggedInputError, "'x'"),
+        ({"x": [["a", "b", "c", "d"]]}, errors.DatatypeError, "takes FP32, got text"),
+    ],
+)
+async def test_bad_input_is_named_after_one_look_at_triton(triton, data, error, text):
+    with pytest.raises(error) as caught:
+        await run(triton, data)
+    assert type(caught.value) is error
+    assert text in str(caught.value)
+    assert triton.fetched == 1
+
+
+@pytest.mark.parametrize("model", ["../double", "", None, 5, "a/b"])
+async def test_a_bad_model_name_goes_nowhere(triton, model):
+    with pytest.raises(errors.InvalidNameError):
+        await run(triton, {}, model=model)
+
+
+@pytest.mark.parametrize("version", ["x", "-1", "1/2", True, [1], "٣"])
+async def test_a_bad_version_goes_nowhere(triton, version):
+    with pytest.raises(errors.InvalidInputError, match="version must be"):
+        await run(triton, {"x": [[1, 2, 3, 4]]}, version=version)
+
+
+async def test_a_version_may_be_text_or_number(triton):
+    for version in ("3", 3):
+        reply = await run(triton, {"x": [[1, 2, 3, 4]]}, version=version)
+        assert reply["model_version"] == "3"
+
+
+async def test_a_reloaded_model_with_another_shape_is_understood(triton):
+    triton.served = triton.spec("FP32", 2)
+    reply = await run(triton, {"x": [[1, 2]]})
+    assert reply["outputs"]["y"] == [[2.0, 4.0]]
+
+
+async def test_a_reloaded_model_with_another_datatype_is_understood(triton):
+    triton.served = triton.spec("INT32", 4)
+    reply = await run(triton, {"x": [[1, 2, 3, 4]]})
+    assert reply["outputs"]["y"] == [[2, 4, 6, 8]]

@@ -1,0 +1,90 @@
+"""Names stay in their folder; the environment is read once, and secrets are not shown."""
+
+import pytest
+
+from bridge import errors
+from bridge.names import check_name
+from bridge.settings import Settings, load_settings
+
+
+@pytest.mark.parametrize("name", ["digits", "a", "A1._-x", "a..b", "x" * 128])
+def test_harmless_names_pass(name):
+    assert check_name("model_id", name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "a\x00",
+        "a b",
+        "-a",
+        "_a",
+        "é",
+        "x" * 129,
+        5,
+        None,
+        b"a",
+        "a\n",
+    ],
+)
+def test_every_other_name_is_refused(name):
+    with pytest.raises(errors.InvalidNameError, match="model_id must be 1 to 128"):
+        check_name("model_id", name)
+
+
+def test_defaults_are_the_documented_ones(monkeypatch):
+    for variable in ("ML_WORKER_COUNT", "RABBITMQ_HOST", "REDIS_URL", "TRITON_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    settings = Settings()
+    assert settings.ml_worker_count == 3
+    assert settings.rabbitmq_url == "amqp://guest:guest@localhost:5672/%2F"
+    assert settings.redis_url.get_secret_value() == "redis://localhost:6379/0"
+    assert settings.triton_addresses == ["localhost:8001"]
+    assert (settings.taskiq_ml_exchange_type, settings.taskiq_ml_queue_type) == ("topic", "quorum")
+
+
+def test_passwords_are_quoted_for_the_url_and_never_shown(monkeypatch):
+    monkeypatch.setenv("RABBITMQ_PASSWORD", "p@ss/w:rd")
+    monkeypatch.setenv("RABBITMQ_VHOST", "ml")
+    monkeypatch.setenv("REDIS_URL", "rediss://user:s3cret@redis:6380/2")
+    monkeypatch.setenv("TRITON_ADMIN_KEY", "k3y")
+    settings = load_settings()
+    assert settings.rabbitmq_url == "amqp://guest:p%40ss%2Fw%3Ard@localhost:5672/ml"
+    shown = f"{settings!r} {settings.rabbitmq_shown} {settings.redis_shown}"
+    assert "redis:6380/2" in settings.redis_shown
+    for secret in ("p@ss", "p%40ss", "s3cret", "k3y"):
+        assert secret not in shown
+
+
+def test_tls_is_spelled_as_aio_pika_reads_it(monkeypatch):
+    monkeypatch.setenv("RABBITMQ_TLS", "true")
+    monkeypatch.setenv("RABBITMQ_CA_FILE", "/certs/ca.pem")
+    assert load_settings().rabbitmq_url.endswith("@localhost:5672/%2F?cafile=%2Fcerts%2Fca.pem")
+    assert load_settings().rabbitmq_url.startswith("amqps://")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ML_WORKER_COUNT", "0"),
+        ("RABBITMQ_PORT", "amqp"),
+        ("TRITON_URL", "http://triton:8000"),
+        ("TRITON_URL", "triton"),
+        ("TASKIQ_ML_QUEUE_TYPE", "fast"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(errors.SettingsError, match=variable):
+        load_settings()
+
+
+def test_several_triton_addresses(monkeypatch):
+    monkeypatch.setenv("TRITON_URL", "gpu-1:8001, gpu-2:8001")
+    assert load_settings().triton_addresses == ["gpu-1:8001", "gpu-2:8001"]
