@@ -4,11 +4,14 @@ Enters: a finished task's result. Leaves: the same bytes for whoever reads it, a
 caller said (label `reply_to`) on which channel it listens.
 """
 
+import asyncio
+import logging
 import re
 from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
@@ -21,6 +24,9 @@ from bridge.settings import Settings
 REPLY_TO = "reply_to"
 """Label with the token of the channel on which the caller listens."""
 
+logger = logging.getLogger("bridge.results")
+
+_RETRY_S, _RETRY_MOST_S = 0.1, 2.0
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # A slow listener is cut off by Redis when its buffer is full (client-output-buffer-limit):
 # larger results are announced, and read from their key.
@@ -45,8 +51,25 @@ def decode_push(data: bytes) -> tuple[str, bytes | None]:
     return str(task_id), value if isinstance(value, bytes) else None
 
 
+class _Pending:
+    """One result on its way into Redis."""
+
+    __slots__ = ("saved", "task_id", "token", "value")
+
+    def __init__(self, task_id: str, value: bytes, token: Any) -> None:
+        self.task_id = task_id
+        self.value = value
+        self.token = token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
+        self.saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class RedisResults(RedisAsyncResultBackend[Any]):
-    """taskiq's result backend with a safe serializer, an expiry, and a push to the caller."""
+    """taskiq's result backend with a safe serializer, an expiry, and a push to the caller.
+
+    Saving is pipelined over tasks: what gathers while one round trip is out goes with the next.
+    While Redis is away or full, results are kept and tried again; `save` returns when they are
+    there. So a message that is acknowledged after `save` never loses its result.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
@@ -54,20 +77,26 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             result_ex_time=settings.bridge_result_ttl_s,
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
+        self._pending: list[_Pending] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def save(self, task_id: str, value: bytes, token: Any = None) -> None:
+        """Keep an encoded result, and push it to the caller.
+
+        Args:
+            task_id: the key.
+            value: what `encode_result` wrote.
+            token: of the caller's channel; anything else is ignored.
+        """
+        pending = _Pending(task_id, value, token)
+        self._pending.append(pending)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        await pending.saved
 
     async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
-        """Save, and tell the caller, in one round trip."""
-        value = encode_result(result)
-        token = result.labels.get(REPLY_TO)
-        async with Redis(connection_pool=self.redis_pool) as redis:
-            if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-                await redis.set(task_id, value, ex=self.result_ex_time)
-                return
-            pushed = value if len(value) <= _PUSHED_BYTES else None
-            async with redis.pipeline(transaction=False) as pipe:
-                pipe.set(task_id, value, ex=self.result_ex_time)
-                pipe.publish(reply_channel(token), msgpack.packb((task_id, pushed)))
-                await pipe.execute()
+        """Taskiq's way to `save`."""
+        await self.save(task_id, encode_result(result), result.labels.get(REPLY_TO))
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:  # noqa: FBT001, FBT002, ARG002 - taskiq's signature
         """Read a result.
@@ -80,3 +109,58 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         if value is None:
             raise ResultIsMissingError
         return decode_result(value)
+
+    async def shutdown(self) -> None:
+        """Close the connections; what could not be saved yet stays unacknowledged."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        await super().shutdown()
+
+    async def _write(self) -> None:
+        pause_s = _RETRY_S
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                failures = await self._round_trip(batch)
+            except (RedisError, OSError) as error:
+                failures = dict.fromkeys(batch, error)
+            if not failures:
+                pause_s = _RETRY_S
+                continue
+            self._pending = [*failures, *self._pending]
+            logger.warning(
+                "Redis did not take %d results, trying again in %.1f s: %s",
+                len(failures),
+                pause_s,
+                next(iter(failures.values())),
+            )
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _RETRY_MOST_S)
+
+    async def _round_trip(self, batch: list[_Pending]) -> dict[_Pending, Exception]:
+        """Write a batch and tell the callers; return what Redis refused to keep, and why.
+
+        A push that is lost costs a second: callers also read. One that was pushed but not kept
+        is kept with the next try.
+        """
+        commands: list[_Pending | None] = []
+        async with Redis(connection_pool=self.redis_pool) as redis:
+            pipe = redis.pipeline(transaction=False)
+            for item in batch:
+                pipe.set(item.task_id, item.value, ex=self.result_ex_time)
+                commands.append(item)
+                if item.token is not None:
+                    pushed = item.value if len(item.value) <= _PUSHED_BYTES else None
+                    pipe.publish(reply_channel(item.token), msgpack.packb((item.task_id, pushed)))
+                    commands.append(None)
+            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        failures: dict[_Pending, Exception] = {}
+        for kept, answer in zip(commands, answers, strict=True):
+            if kept is None:
+                continue
+            if isinstance(answer, Exception):
+                failures[kept] = answer
+            elif not kept.saved.done():
+                kept.saved.set_result(None)
+        return failures

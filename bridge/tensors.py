@@ -10,6 +10,7 @@ import base64
 import binascii
 import math
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -179,6 +180,44 @@ def render_tensor(tensor: Tensor, form: Form, *, binary: bool) -> Any:
         "shape": list(tensor.shape),
         "data": array.reshape(-1).tolist(),
     }
+
+
+def join_rows(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor with all rows, first to last; the tensors differ in their first dimension only."""
+    first = tensors[0]
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    data = b"".join([tensor.data for tensor in tensors])
+    return Tensor(first.datatype, (rows, *first.shape[1:]), data)
+
+
+def split_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """Cut a tensor into parts of so many rows: the reverse of `join_rows`.
+
+    Raises:
+        ShapeError: the tensor has another number of rows than the parts together.
+    """
+    if not tensor.shape or tensor.shape[0] != sum(rows):
+        raise ShapeError(f"cannot cut shape {list(tensor.shape)} into {sum(rows)} rows")
+    ends = _row_ends(tensor)
+    parts, row = [], 0
+    for count in rows:
+        start, row = ends[row], row + count
+        data = tensor.data[start : ends[row]]
+        parts.append(Tensor(tensor.datatype, (count, *tensor.shape[1:]), data))
+    return parts
+
+
+def _row_ends(tensor: Tensor) -> Sequence[int]:
+    """Byte offsets between rows: `shape[0] + 1` of them."""
+    if tensor.datatype != "BYTES":
+        width = len(tensor.data) // (tensor.shape[0] or 1)
+        return range(0, len(tensor.data) + 1, width) if width else [0] * (tensor.shape[0] + 1)
+    offset, offsets = 0, [0]
+    for element in _unpack_bytes("tensor", tensor.data):
+        offset += 4 + len(element)
+        offsets.append(offset)
+    step = math.prod(tensor.shape[1:])
+    return offsets[::step] if step else [0] * (tensor.shape[0] + 1)
 
 
 def wire_form(array: Array) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class ModelSpec:
     """Rows in one request; 0: the model has no batch dimension."""
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    mixable: bool = True
+    """Rows of several callers may share a request: not so for a sequence's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
         max_batch_size=config.max_batch_size,
         inputs={item.name: tensor_spec(item) for item in config.input},
         outputs={item.name: tensor_spec(item) for item in config.output},
+        mixable=config.max_batch_size > 0 and not config.HasField("sequence_batching"),
     )
 
 

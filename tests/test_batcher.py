@@ -1,0 +1,213 @@
+"""Any mix of callers: each gets exactly its own rows, or its own error, within its deadline."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge import errors
+from bridge.batcher import Batcher
+from bridge.limit import Limit
+from bridge.tensors import Tensor, TensorSpec, join_rows, split_rows
+from bridge.triton_client import InferReply, ModelSpec
+
+POISON = -1.0
+
+
+def spec(name="m", max_batch_size=8, *, mixable=True):
+    shape = (-1, 2) if max_batch_size else (2,)
+    return ModelSpec(
+        name,
+        max_batch_size,
+        {"x": TensorSpec("x", "FP32", shape)},
+        {"y": TensorSpec("y", "FP32", shape)},
+        mixable,
+    )
+
+
+def rows(count, value):
+    return {"x": Tensor.from_array(np.full((count, 2), value, np.float32))}
+
+
+class Server:
+    """Doubles rows after a while; refuses any batch with a poisoned row, as a strict model does."""
+
+    def __init__(self, delay_s=0.0):
+        self.delay_s = delay_s
+        self.sizes = []
+        self.names = []
+        self.out = self.most_out = 0
+        self.error = None
+
+    async def __call__(self, name, inputs, *, version, timeout_s):
+        self.sizes.append(inputs["x"].shape[0])
+        self.names.append(name)
+        self.out += 1
+        self.most_out = max(self.most_out, self.out)
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.out -= 1
+        if self.error:
+            raise self.error
+        x = inputs["x"].to_array()
+        if (x == POISON).any():
+            raise errors.TritonRefusedError("poison")
+        return InferReply(name, version or "1", {"y": Tensor.from_array(x * 2)})
+
+
+def doubled(reply):
+    return reply.outputs["y"].to_array()
+
+
+@st.composite
+def callers(draw):
+    count = draw(st.integers(1, 8))
+    kind = draw(st.sampled_from(["good"] * 6 + ["poison", "cancelled", "late"]))
+    return draw(st.sampled_from(["a", "b", "solo"])), count, kind, draw(st.integers(0, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(callers(), min_size=1, max_size=40), st.sampled_from([0.0, 0.002]))
+def test_each_caller_gets_its_own_rows_or_its_own_error(mix, delay_s):
+    asyncio.run(run_mix(mix, delay_s))
+
+
+async def run_mix(mix, delay_s):
+    server = Server(delay_s)
+    batcher = Batcher(server, Limit())
+
+    async def call(number, model, count, kind, pause):
+        await asyncio.sleep(pause / 1000)
+        value = POISON if kind == "poison" else float(number + 1)
+        shape = spec(model, mixable=model != "solo")
+        timeout_s = 0.0 if kind == "late" else 30.0
+        reply = batcher.submit(shape, rows(count, value), timeout_s=timeout_s)
+        if kind == "cancelled":
+            reply.cancel()
+        return await reply
+
+    answers = await asyncio.gather(
+        *(call(number, *caller) for number, caller in enumerate(mix)), return_exceptions=True
+    )
+    await batcher.drain()
+    for number, ((model, count, kind, _), answer) in enumerate(zip(mix, answers, strict=True)):
+        if kind == "good":
+            assert answer.model_name == model
+            assert doubled(answer).tolist() == [[2.0 * (number + 1)] * 2] * count
+        else:
+            wanted = {
+                "poison": errors.TritonRefusedError,
+                "cancelled": asyncio.CancelledError,
+                "late": errors.InferenceTimeoutError,
+            }
+            assert type(answer) is wanted[kind]
+    assert max(server.sizes, default=0) <= 8
+    assert batcher.in_flight == 0
+    assert not batcher._lanes, "lanes of shapes that nobody sends any more pile up"
+
+
+async def test_what_gathers_while_a_batch_is_out_goes_together_and_never_too_many():
+    server = Server(0.01)
+    batcher = Batcher(server, Limit(least=1, most=1, current=1))
+    first = batcher.submit(spec(), rows(1, 1), timeout_s=5)
+    await asyncio.sleep(0.001)
+    others = [batcher.submit(spec(), rows(3, i), timeout_s=5) for i in range(5)]
+    await asyncio.gather(first, *others)
+    assert server.sizes == [1, 6, 6, 3]
+
+
+async def test_one_turn_of_the_loop_is_one_batch_and_nothing_waits_for_more():
+    server = Server()
+    batcher = Batcher(server, Limit())
+    await asyncio.gather(*(batcher.submit(spec(), rows(1, i), timeout_s=5) for i in range(5)))
+    assert server.sizes == [5]
+
+
+async def test_requests_in_flight_are_bounded():
+    server = Server(0.001)
+    batcher = Batcher(server, Limit(least=2, most=3, current=3))
+    models = [spec(name) for name in "abcdef"]
+    await asyncio.gather(
+        *(batcher.submit(models[i % 6], rows(8, i), timeout_s=5) for i in range(60))
+    )
+    assert server.most_out <= 3
+
+
+async def test_a_flood_for_one_model_does_not_hold_up_another():
+    server = Server(0.002)
+    batcher = Batcher(server, Limit(least=2, most=2, current=2))
+    flood = [batcher.submit(spec("flood"), rows(8, i), timeout_s=30) for i in range(100)]
+    await asyncio.sleep(0.005)
+    await batcher.submit(spec("quiet"), rows(1, 1), timeout_s=30)
+    assert sum(reply.done() for reply in flood) < 10
+    await asyncio.gather(*flood)
+
+
+@pytest.mark.parametrize("model", [spec(max_batch_size=0), spec(mixable=False)])
+async def test_models_that_cannot_be_mixed_pass_one_by_one(model):
+    server = Server()
+    batcher = Batcher(server, Limit())
+    inputs = {"x": Tensor.from_array(np.ones((2,), np.float32))}
+    if model.max_batch_size:
+        inputs = rows(2, 1)
+    await asyncio.gather(*(batcher.submit(model, inputs, timeout_s=5) for _ in range(4)))
+    assert len(server.sizes) == 4
+
+
+async def test_an_outage_is_everybodys_and_is_not_halved():
+    server = Server()
+    server.error = errors.TritonUnavailableError("down")
+    batcher = Batcher(server, Limit())
+    replies = [batcher.submit(spec(), rows(1, i), timeout_s=5) for i in range(8)]
+    answers = await asyncio.gather(*replies, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [errors.TritonUnavailableError] * 8
+    assert len(server.sizes) == 1
+
+
+async def test_nobody_waits_longer_than_its_deadline():
+    batcher = Batcher(Server(5.0), Limit())
+    started = time.perf_counter()
+    with pytest.raises(errors.InferenceTimeoutError):
+        await batcher.submit(spec(), rows(1, 1), timeout_s=0.02)
+    assert time.perf_counter() - started < 2.0
+
+
+async def test_an_output_that_is_not_row_by_row_is_asked_for_one_by_one():
+    calls = []
+
+    async def send(name, inputs, *, version, timeout_s):
+        calls.append(inputs["x"].shape[0])
+        total = np.array([inputs["x"].to_array().sum()], np.float32)
+        return InferReply(name, "1", {"y": Tensor.from_array(total)})
+
+    batcher = Batcher(send, Limit())
+    replies = [batcher.submit(spec(), rows(2, i), timeout_s=5) for i in range(4)]
+    answers = await asyncio.gather(*replies)
+    assert [reply.outputs["y"].to_array().item() for reply in answers] == [0, 4, 8, 12]
+    assert calls[0] == 8
+
+
+@given(st.lists(st.lists(st.text(max_size=5), max_size=4), min_size=1, max_size=6))
+def test_text_rows_are_joined_and_cut_back(parts):
+    tensors = [
+        Tensor.from_array(np.array([*part, None], dtype=object)[:-1].reshape(-1, 1))
+        for part in parts
+    ]
+    assert split_rows(join_rows(tensors), [len(part) for part in parts]) == tensors
+
+
+def test_the_limit_follows_latency_within_its_bounds():
+    limit = Limit()
+    for _ in range(50):
+        limit.succeeded(0.001, limit.current)
+    assert limit.current == limit.most
+    for _ in range(50):
+        limit.succeeded(0.010, limit.current)
+    assert limit.current < limit.most
+    for _ in range(10):
+        limit.failed()
+    assert limit.current == limit.least
