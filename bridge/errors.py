@@ -151,6 +151,10 @@ class MalformedMessageError(BridgeError):
     """Not a taskiq message in JSON or msgpack."""
 
 
+class UnknownTaskError(BridgeError):
+    """No worker of the queue knows a task of this name; the message is dead-lettered."""
+
+
 class ResultTimeoutError(BridgeError):
     """No result within the time that the caller would wait. The task may still end."""
 

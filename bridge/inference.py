@@ -5,7 +5,7 @@ form. Knows neither queues nor gRPC; the Triton client is handed in.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from bridge.errors import (
@@ -39,6 +39,16 @@ class Triton(Protocol):
         ...
 
 
+class Send(Protocol):
+    """Runs one caller's checked inputs: `Batcher.submit` is one."""
+
+    def __call__(
+        self, spec: ModelSpec, inputs: Mapping[str, Tensor], *, version: str, timeout_s: float
+    ) -> Awaitable[InferReply]:
+        """Answer within `timeout_s` seconds."""
+        ...
+
+
 async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     triton: Triton,
     model_id: Any,
@@ -47,6 +57,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     version: Any = None,
     timeout_s: float,
     binary: bool,
+    send: Send | None = None,
 ) -> dict[str, Any]:
     """Check the input against the model, run it, and write the outputs as the inputs came.
 
@@ -61,6 +72,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
         version: a served version's number; None for the newest.
         timeout_s: seconds that Triton may take.
         binary: the caller's message format carries bytes.
+        send: how the inputs reach Triton; by default as a request of their own.
 
     Returns:
         `{"model_name", "model_version", "outputs": {name: tensor}}`.
@@ -70,16 +82,23 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
         TritonError: the model is unknown, or Triton failed.
     """
     name, chosen = check_name("model_id", model_id), _checked_version(version)
+
+    async def run(spec: ModelSpec) -> tuple[InferReply, Form]:
+        inputs, form = read_inputs(spec, input_data)
+        if send is None:
+            reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
+        else:
+            reply = await send(spec, inputs, version=chosen, timeout_s=timeout_s)
+        return reply, form
+
     spec = await triton.model_spec(name, chosen)
     try:
-        inputs, form = read_inputs(spec, input_data)
-        reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
+        reply, form = await run(spec)
     except (InvalidInputError, TritonRefusedError):
         newest = await triton.model_spec(name, chosen, fresh=True)
         if newest == spec:
             raise
-        inputs, form = read_inputs(newest, input_data)
-        reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
+        reply, form = await run(newest)
     return {
         "model_name": reply.model_name,
         "model_version": reply.model_version,

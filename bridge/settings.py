@@ -37,8 +37,11 @@ class Settings(BaseSettings):
     taskiq_ml_queue_type: QueueType = "quorum"
     taskiq_ml_training_queue: str = "taskiq_ml_training"
     taskiq_ml_training_routing_key: str = "taskiq_ml_training"
-    bridge_prefetch: int = Field(default=128, ge=1)
-    """Unacknowledged messages that one inference worker process may hold."""
+    bridge_prefetch: int = Field(default=256, ge=1)
+    """Messages that one inference worker process may have in hand: waiting for a batch, in one,
+    or being saved. So also its concurrency, and the bound of what a batch can gather."""
+    bridge_drain_timeout_s: float = Field(default=25.0, ge=0)
+    """Seconds that a stopping worker may take to finish what it has in hand."""
 
     rabbitmq_host: str = "localhost"
     rabbitmq_port: int = 5672

@@ -6,7 +6,7 @@ the images that it has not seen are classified through the queue and directly.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ class Way:
     p99_ms: float
 
 
-Classify = Callable[[Array], Awaitable[Array]]
+Classify = Callable[[Array], Coroutine[Any, Any, Array]]
 
 
 def demo(

@@ -1,0 +1,58 @@
+"""Acknowledge many AMQP deliveries in few frames.
+
+Enters: delivery tags, in the order of delivery, and which of them are done. Leaves: one
+`basic.ack` with `multiple` for the oldest unbroken run, single ones for what overtook it.
+"""
+
+import asyncio
+import itertools
+import logging
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPError
+
+logger = logging.getLogger("bridge.acks")
+
+
+class Acknowledger:
+    """Of one channel. Tags of a channel that was lost are worthless: make a new one with it."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._delivered: dict[int, None] = {}  # in order, not yet acknowledged
+        self._done: set[int] = set()
+        self._flushing: asyncio.Task[None] | None = None
+
+    def delivered(self, tag: int) -> None:
+        """A delivery has come."""
+        self._delivered[tag] = None
+
+    def done(self, tag: int) -> None:
+        """A delivery is dealt with; its acknowledgement goes with the next frame."""
+        self._done.add(tag)
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def flush(self) -> None:
+        """Wait until every acknowledgement is written."""
+        while self._flushing is not None and not self._flushing.done():
+            await asyncio.wait([self._flushing])
+
+    async def _flush(self) -> None:
+        try:
+            while self._done:
+                run = list(itertools.takewhile(self._done.__contains__, self._delivered))
+                if run:
+                    for tag in run:
+                        del self._delivered[tag]
+                    self._done.difference_update(run)
+                    await self.channel.basic_ack(run[-1], multiple=True)
+                    continue
+                overtook, self._done = self._done, set()
+                for tag in overtook:
+                    self._delivered.pop(tag, None)
+                    await self.channel.basic_ack(tag)
+        except (AMQPError, OSError, RuntimeError) as error:
+            # The channel is gone, and RabbitMQ delivers again what it did not see acknowledged.
+            logger.info("could not acknowledge, the connection was lost: %s", error)
+            self._done.clear()

@@ -1,0 +1,68 @@
+"""How much waits, and who consumes."""
+
+from dataclasses import dataclass
+
+import aio_pika
+import aiormq.exceptions
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from bridge.errors import QueueError
+from bridge.queues.rabbitmq import CONNECT_S
+from bridge.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """One queue as it stands: waiting messages and consumers; None: it does not exist yet."""
+
+    name: str
+    messages: int | None
+    consumers: int | None
+
+
+async def queue_depths(settings: Settings) -> list[QueueDepth]:
+    """How much waits in each queue and its dead letters, and who consumes.
+
+    Raises:
+        QueueError: RabbitMQ, or Redis where it is the queue, cannot be reached.
+    """
+    names = [
+        name
+        for queue in (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
+        for name in (queue, f"{queue}.dead_letter")
+    ]
+    if settings.bridge_queue == "redis-streams":
+        return await _stream_depths(settings, names)
+    depths = []
+    try:
+        connection = await aio_pika.connect(settings.rabbitmq_url, timeout=CONNECT_S)
+    except (OSError, aiormq.exceptions.AMQPError) as error:
+        raise QueueError(
+            f"cannot use RabbitMQ at {settings.rabbitmq_shown} ({type(error).__name__}: {error})"
+        ) from None
+    async with connection:
+        for name in names:
+            channel = await connection.channel()
+            try:
+                found = (await channel.get_queue(name)).declaration_result
+                depths.append(QueueDepth(name, found.message_count, found.consumer_count))
+            except aiormq.exceptions.ChannelNotFoundEntity:
+                depths.append(QueueDepth(name, None, None))
+    return depths
+
+
+async def _stream_depths(settings: Settings, names: list[str]) -> list[QueueDepth]:
+    depths = []
+    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for name in names:
+            try:
+                groups = await redis.xinfo_groups(name)
+            except ResponseError:  # no such stream
+                depths.append(QueueDepth(name, None, None))
+            except RedisError as error:
+                raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
+            else:
+                consumers = sum(int(group["consumers"]) for group in groups)
+                depths.append(QueueDepth(name, await redis.xlen(name), consumers))
+    return depths

@@ -1,0 +1,230 @@
+"""The queue on RabbitMQ, through taskiq-aio-pika.
+
+What is declared is exactly what a stock `AioPikaBroker` declares for the same names, so that
+either side may come first.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from taskiq import AckableMessage
+from taskiq_aio_pika import AioPikaBroker
+from taskiq_aio_pika.exchange import Exchange
+from taskiq_aio_pika.queue import Queue, QueueType
+
+from bridge.errors import BridgeError, QueueError
+from bridge.intake import Intake
+from bridge.messages import Formatter
+from bridge.queues.acks import Acknowledger
+from bridge.results import RedisResults
+from bridge.settings import Settings
+
+logger = logging.getLogger("bridge.queues")
+
+CONNECT_S = 10.0
+_Refusal = (
+    aiormq.exceptions.ChannelPreconditionFailed,
+    aiormq.exceptions.ChannelAccessRefused,
+)
+
+
+class _AmqpDelivery:
+    """One message of RabbitMQ's."""
+
+    __slots__ = ("_acknowledger", "_broker", "_message", "body", "redelivered")
+
+    def __init__(
+        self,
+        message: AbstractIncomingMessage,
+        broker: "RabbitMQBroker",
+        acknowledger: Acknowledger,
+    ) -> None:
+        self.body = message.body
+        self.redelivered = bool(message.redelivered)
+        self._message = message
+        self._broker = broker
+        self._acknowledger = acknowledger
+
+    async def ack(self) -> None:
+        """Acknowledge with the next frame."""
+        if self._message.delivery_tag is not None:
+            self._acknowledger.done(self._message.delivery_tag)
+
+    async def dead_letter(self, reason: BridgeError) -> None:
+        """Publish a copy to the dead-letter queue, wait for its confirmation, acknowledge."""
+        await self._broker.dead_letter(self._message, reason)
+        await self.ack()
+
+
+class RabbitMQBroker(AioPikaBroker):
+    """taskiq's RabbitMQ broker that lives with what it finds.
+
+    An exchange or queue that already exists with another type or other arguments is used as it
+    is, with a warning that names both and the remedy.
+    """
+
+    def __init__(self, settings: Settings, queue: str, routing_key: str, prefetch: int) -> None:
+        self._acknowledger: Acknowledger | None = None
+        self._drain_timeout_s = settings.bridge_drain_timeout_s
+        self._where = settings.rabbitmq_shown
+        results = RedisResults(settings)
+        kind = QueueType(settings.taskiq_ml_queue_type)
+        super().__init__(
+            url=settings.rabbitmq_url,
+            qos=prefetch,
+            exchange=Exchange(
+                name=settings.taskiq_ml_exchange,
+                type=aio_pika.ExchangeType(settings.taskiq_ml_exchange_type),
+            ),
+            task_queues=[Queue(name=queue, type=kind, routing_key=routing_key)],
+            dead_letter_queue=Queue(name=f"{queue}.dead_letter", type=kind),
+        )
+        self.result_backend = results
+        self.formatter = Formatter()
+        self.intake = Intake(self, results)
+
+    async def listen(self) -> AsyncGenerator[AckableMessage, None]:
+        """Consume: the intake deals with each delivery, taskiq's receiver gets what is left.
+
+        Yields:
+            Messages of tasks that have no shortcut.
+        """
+        if self.read_channel is None:
+            raise QueueError("start the broker before listening")
+        await self.read_channel.set_qos(prefetch_count=self._qos)
+        [(queue, arguments)] = await self._declare_queues(self.read_channel)
+        handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
+
+        async def deal(delivery: _AmqpDelivery) -> None:
+            if not await self.intake.take(delivery):
+                handed_on.put_nowait(AckableMessage(data=delivery.body, ack=delivery.ack))
+
+        async def receive(message: AbstractIncomingMessage) -> None:
+            self.intake.start(deal(self._delivery(message)))
+
+        tag = await queue.consume(receive, **arguments)
+        try:
+            while True:
+                yield await handed_on.get()
+        finally:
+            with contextlib.suppress(aiormq.exceptions.AMQPError, RuntimeError):
+                await queue.cancel(tag)
+            left = await self.intake.drain(self._drain_timeout_s)
+            if left:
+                logger.warning("%d tasks did not end in time; they will be delivered again", left)
+            if self._acknowledger is not None:
+                await self._acknowledger.flush()
+
+    def _delivery(self, message: AbstractIncomingMessage) -> _AmqpDelivery:
+        channel = message.channel
+        if self._acknowledger is None or self._acknowledger.channel is not channel:
+            self._acknowledger = Acknowledger(channel)  # the first, or after a reconnection
+        if message.delivery_tag is not None:
+            self._acknowledger.delivered(message.delivery_tag)
+        return _AmqpDelivery(message, self, self._acknowledger)
+
+    async def dead_letter(self, message: AbstractIncomingMessage, reason: BridgeError) -> None:
+        """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue."""
+        if self.write_channel is None:
+            raise QueueError("start the broker before dead-lettering")
+        delivered_before = message.headers.get("x-delivery-count")
+        headers = {
+            **message.headers,
+            "x-bridge-reason": str(reason)[:1000],
+            "x-bridge-error": type(reason).__name__,
+            "x-bridge-queue": self._task_queues[0].name,
+            "x-bridge-time": datetime.now(UTC),
+            "x-bridge-attempts": delivered_before + 1 if isinstance(delivered_before, int) else 1,
+        }
+        await self.write_channel.default_exchange.publish(
+            aio_pika.Message(
+                message.body,
+                headers=headers,
+                content_type=message.content_type,
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            ),
+            routing_key=self._dead_letter_queue.name,
+        )
+
+    async def startup(self) -> None:
+        """Connect, and declare what is not there.
+
+        Raises:
+            QueueError: RabbitMQ cannot be reached, or refuses the user or the virtual host.
+        """
+        try:
+            await self._agree_on_topology()
+            await super().startup()
+        except aiormq.exceptions.ProbableAuthenticationError:
+            raise QueueError(
+                f"RabbitMQ at {self._where} refuses the user: check RABBITMQ_USERNAME, "
+                "RABBITMQ_PASSWORD and the user's rights on RABBITMQ_VHOST"
+            ) from None
+        except (OSError, aiormq.exceptions.AMQPError) as error:
+            raise QueueError(
+                f"cannot use RabbitMQ at {self._where} ({type(error).__name__}: {error}); check "
+                "RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
+            ) from None
+
+    async def _agree_on_topology(self) -> None:
+        """Find what exists otherwise than we would declare it, and leave that alone."""
+        connection = await aio_pika.connect(self.url, timeout=CONNECT_S)
+        async with connection:
+            if not await self._declared(connection, self._declare_exchange, "exchange"):
+                self._exchange = replace(self._exchange, declare=False)
+            if not await self._declared(connection, self._declare_letters, "queue"):
+                self._dead_letter_queue = replace(self._dead_letter_queue, declare=False)
+            if not await self._declared(connection, self._declare_tasks, "queue"):
+                queue = self._task_queues[0]
+                self._task_queues = [replace(queue, declare=False)]
+                channel = await connection.channel()
+                found = await channel.get_queue(queue.name)
+                await found.bind(self._exchange.name, queue.routing_key)
+
+    async def _declared(
+        self,
+        connection: AbstractConnection,
+        declare: Callable[[AbstractChannel], Awaitable[Any]],
+        what: str,
+    ) -> bool:
+        # A refused declaration closes its channel: each has one of its own.
+        try:
+            await declare(await connection.channel())
+        except _Refusal as refusal:
+            logger.warning(
+                "RabbitMQ has another %s than this would declare, and it is used as it is (%s). To "
+                "get ours, drain and delete it; to keep it without this warning, set "
+                "TASKIQ_ML_EXCHANGE_TYPE or TASKIQ_ML_QUEUE_TYPE to what it is.",
+                what,
+                refusal,
+            )
+            return False
+        return True
+
+    async def _declare_exchange(self, channel: AbstractChannel) -> None:
+        await channel.declare_exchange(
+            self._exchange.name, self._exchange.type, durable=self._exchange.durable
+        )
+
+    async def _declare_letters(self, channel: AbstractChannel) -> None:
+        await self._declare_dead_letter_queue(channel)
+
+    async def _declare_tasks(self, channel: AbstractChannel) -> None:
+        queue, letters = self._task_queues[0], self._dead_letter_queue
+        await channel.declare_queue(
+            queue.name,
+            durable=queue.durable,
+            arguments={
+                "x-queue-type": queue.type.value,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": letters.name,
+            },
+        )

@@ -1,0 +1,128 @@
+"""The queue on Redis Streams, through taskiq-redis: for a machine without RabbitMQ."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from redis.asyncio import Redis
+from taskiq import AckableMessage
+from taskiq.utils import maybe_awaitable
+from taskiq_redis import RedisStreamBroker
+
+from bridge.errors import BridgeError
+from bridge.intake import Intake
+from bridge.messages import Formatter
+from bridge.results import RedisResults
+from bridge.settings import Settings
+
+_WEEK_MS = 7 * 24 * 3_600_000
+
+
+class _StreamDelivery:
+    """One entry of a stream. Whether it was delivered before is not told: it may have been."""
+
+    __slots__ = ("_ack", "_broker", "body")
+
+    redelivered = True
+
+    def __init__(self, message: AckableMessage, broker: "StreamBroker") -> None:
+        self.body = message.data
+        self._ack = message.ack
+        self._broker = broker
+
+    async def ack(self) -> None:
+        """Acknowledge and delete the entry."""
+        await maybe_awaitable(self._ack())
+
+    async def dead_letter(self, reason: BridgeError) -> None:
+        """Add the message, with the reason, to the dead-letter stream; then acknowledge."""
+        await self._broker.dead_letter(self.body, reason)
+        await self.ack()
+
+
+class StreamBroker(RedisStreamBroker):
+    """taskiq's Redis Streams broker, with our intake.
+
+    Differs from stock in three ways: a task sent before the first worker came is not skipped, an
+    acknowledged entry is deleted (the stream would grow for ever), and a crashed worker's lock
+    on the pending entries ends by itself.
+    """
+
+    def __init__(self, settings: Settings, queue: str, prefetch: int) -> None:
+        results = RedisResults(settings)
+        super().__init__(
+            url=settings.redis_url.get_secret_value(),
+            queue_name=queue,
+            consumer_id="0",
+            xread_block=500,  # milliseconds; also how long a stop may wait
+            xread_count=min(prefetch, 100),
+            # A crashed worker's entries go to another after so long. One entry at a time means
+            # training, which may take days.
+            idle_timeout=60_000 if prefetch > 1 else _WEEK_MS,
+            unacknowledged_lock_timeout=30.0,
+        )
+        self.result_backend = results
+        self.formatter = Formatter()
+        self.intake = Intake(self, results)
+        self._prefetch = prefetch
+        self._drain_timeout_s = settings.bridge_drain_timeout_s
+
+    async def listen(self) -> AsyncGenerator[AckableMessage, None]:
+        """Consume: the intake deals with each entry, taskiq's receiver gets what is left.
+
+        Yields:
+            Messages of tasks that have no shortcut.
+        """
+        room = asyncio.Semaphore(self._prefetch)
+        handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
+
+        async def deal(message: AckableMessage) -> None:
+            try:
+                if not await self.intake.take(_StreamDelivery(message, self)):
+                    handed_on.put_nowait(message)
+            finally:
+                room.release()
+
+        async def read() -> None:
+            async for message in super(StreamBroker, self).listen():
+                await room.acquire()
+                self.intake.start(deal(message))
+
+        reader = asyncio.create_task(read())
+        try:
+            while True:
+                getter = asyncio.create_task(handed_on.get())
+                await asyncio.wait([getter, reader], return_when=asyncio.FIRST_COMPLETED)
+                if not getter.done():
+                    getter.cancel()
+                    return  # the reader ended: by its error, raised below
+                yield getter.result()
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            await self.intake.drain(self._drain_timeout_s)
+
+    async def dead_letter(self, body: bytes, reason: BridgeError) -> None:
+        """Add an entry with the reason to the dead-letter stream."""
+        fields: dict[Any, Any] = {
+            b"data": body,
+            b"x-bridge-reason": str(reason)[:1000],
+            b"x-bridge-error": type(reason).__name__,
+            b"x-bridge-queue": self.queue_name,
+            b"x-bridge-time": time.time(),
+        }
+        async with Redis(connection_pool=self.connection_pool) as redis:
+            await redis.xadd(f"{self.queue_name}.dead_letter", fields)
+
+    def _ack_generator(self, id: str, queue_name: str) -> Callable[[], Awaitable[None]]:  # noqa: A002 - taskiq's name
+        async def acknowledge() -> None:
+            async with (
+                Redis(connection_pool=self.connection_pool) as redis,
+                redis.pipeline(transaction=True) as pipe,
+            ):
+                pipe.xack(queue_name, self.consumer_group_name, id)
+                pipe.xdel(queue_name, id)
+                await pipe.execute()
+
+        return acknowledge
