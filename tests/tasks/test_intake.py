@@ -1,0 +1,225 @@
+"""No message is lost: nonsense, strangers, a full Redis, a redelivery, a stop in the middle."""
+
+import asyncio
+import json
+import uuid
+
+import aio_pika
+import msgpack
+import numpy as np
+import pytest
+import redis.asyncio
+
+from bridge import errors
+from bridge.client import BridgeClient
+from bridge.embedded.redis import RedisServer
+from bridge.messages import decode_result
+from bridge.queues import build_broker, queue_depths
+from bridge.settings import Settings
+
+ROWS = [[1.0, 2.0, 3.0, 4.0]]
+COMMAND = ["-P", "-m", "taskiq", "worker", "bridge.broker:broker", "bridge.tasks.inference"]
+
+
+def task(name="ml_inference", args=("double", {"x": ROWS}), **changed):
+    return {
+        "task_id": uuid.uuid4().hex,
+        "task_name": name,
+        "labels": {},
+        "labels_types": None,
+        "args": list(args),
+        "kwargs": {},
+    } | changed
+
+
+@pytest.fixture
+def own_environment(environment, request):
+    """Queues that only this test uses."""
+    name = request.node.name[:80].replace("[", "_").replace("]", "")
+    names = ("TASKIQ_ML_QUEUE", "TASKIQ_ML_ROUTING_KEY")
+    training = ("TASKIQ_ML_TRAINING_QUEUE", "TASKIQ_ML_TRAINING_ROUTING_KEY")
+    return environment | dict.fromkeys(names, name) | dict.fromkeys(training, f"{name}_t")
+
+
+@pytest.fixture
+async def own(own_environment, monkeypatch):
+    for name, value in own_environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    broker = build_broker(settings, "inference")
+    await broker.startup()  # declares
+    await broker.shutdown()
+    return settings
+
+
+@pytest.fixture
+async def amqp(own):
+    connection = await aio_pika.connect(own.rabbitmq_url)
+    async with connection:
+        yield await connection.channel()
+
+
+async def publish(amqp, own, *bodies, headers=None):
+    exchange = await amqp.get_exchange(own.taskiq_ml_exchange)
+    for body in bodies:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        message = aio_pika.Message(data, headers=headers, delivery_mode=2)
+        await exchange.publish(message, routing_key=own.taskiq_ml_routing_key)
+
+
+async def read(own, task_id, timeout_s=20):
+    async with (
+        redis.asyncio.from_url(own.redis_url.get_secret_value()) as store,
+        asyncio.timeout(timeout_s),
+    ):
+        while (value := await store.get(task_id)) is None:
+            await asyncio.sleep(0.01)
+    return decode_result(value)
+
+
+async def dead_letters(amqp, own, count):
+    queue = await amqp.get_queue(f"{own.taskiq_ml_queue}.dead_letter")
+    letters = []
+    async with asyncio.timeout(20):
+        while len(letters) < count:
+            letter = await queue.get(fail=False)
+            if letter is None:
+                await asyncio.sleep(0.02)
+                continue
+            await letter.ack()
+            letters.append(letter)
+    assert await queue.get(fail=False) is None
+    return letters
+
+
+NONSENSE = [
+    b"",
+    b"not json",
+    b"\xff\xfe\x00",
+    b"[" * 50_000,
+    json.dumps({"task_id": 5}).encode(),
+    json.dumps(task(labels={"n": "x"}, labels_types={"n": 2})).encode(),
+    json.dumps(task(labels={"n": "1"}, labels_types={"n": 99})).encode(),
+    msgpack.packb([1, 2, 3]),
+]
+
+
+async def test_what_is_no_task_is_dead_lettered_with_its_reason(
+    amqp, own, own_environment, new_worker
+):
+    await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    good = task()
+    await publish(amqp, own, *NONSENSE, headers={"from": "somebody"})
+    await publish(amqp, own, good)
+    letters = await dead_letters(amqp, own, len(NONSENSE))
+    assert sorted(letter.body for letter in letters) == sorted(NONSENSE)
+    for letter in letters:
+        assert letter.headers["x-bridge-error"] == "MalformedMessageError"
+        assert letter.headers["x-bridge-reason"]
+        assert letter.headers["x-bridge-queue"] == own.taskiq_ml_queue
+        assert letter.headers["x-bridge-attempts"] == 1
+        assert letter.headers["x-bridge-time"]
+        assert letter.headers["from"] == "somebody"
+    assert not (await read(own, good["task_id"])).is_err
+    assert (await queue_depths(own))[0].messages == 0
+
+
+async def test_a_task_that_nobody_knows_is_dead_lettered_and_its_caller_hears_of_it(
+    amqp, own, own_environment, new_worker
+):
+    await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    stranger = task("os.system", ["true"])
+    await publish(amqp, own, stranger)
+    result = await read(own, stranger["task_id"])
+    assert type(result.error) is errors.UnknownTaskError
+    assert "ml_inference, train_model" in str(result.error)
+    [letter] = await dead_letters(amqp, own, 1)
+    assert json.loads(letter.body) == stranger
+    assert letter.headers["x-bridge-error"] == "UnknownTaskError"
+
+
+@pytest.mark.parametrize("args", [[], ["double"], ["double", {}, "1", "more"]])
+async def test_wrong_arguments_are_the_callers_error(client, args, settings, amqp, own):
+    broken = task(args=args)
+    exchange = await amqp.get_exchange(settings.taskiq_ml_exchange)
+    message = aio_pika.Message(json.dumps(broken).encode())
+    await exchange.publish(message, routing_key=settings.taskiq_ml_routing_key)
+    result = await read(settings, broken["task_id"])
+    assert isinstance(result.error, errors.InvalidInputError)
+
+
+async def test_a_redelivered_task_that_has_a_result_is_not_run_again(
+    amqp, own, own_environment, new_worker
+):
+    done, not_done = task(), task()
+    await publish(amqp, own, done, not_done)
+    # A worker that took both, saved one result, and was killed before it acknowledged.
+    connection = await aio_pika.connect(own.rabbitmq_url)
+    async with connection:
+        queue = await (await connection.channel()).get_queue(own.taskiq_ml_queue)
+        assert await queue.get()
+        assert await queue.get()
+    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
+        await store.set(done["task_id"], b'{"is_err": false, "return_value": "the first"}')
+    await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    assert (await read(own, not_done["task_id"])).return_value["outputs"]["y"]
+    async with asyncio.timeout(20):
+        while (await queue_depths(own))[0].messages:
+            await asyncio.sleep(0.05)
+    assert (await read(own, done["task_id"])).return_value == "the first"
+
+
+async def test_a_full_redis_keeps_nobody_from_their_result(
+    amqp, own, own_environment, new_worker, state, monkeypatch
+):
+    async with RedisServer(state) as server:
+        environment = own_environment | {"REDIS_URL": server.url}
+        monkeypatch.setenv("REDIS_URL", server.url)
+        here = Settings()
+        worker = await new_worker([*COMMAND, "--workers", "1"], environment)
+        async with redis.asyncio.from_url(server.url) as store:
+            await store.config_set("maxmemory", "1")
+            waiting = [task() for _ in range(50)]
+            await publish(amqp, own, *waiting)
+            async with asyncio.timeout(20):
+                while "Redis did not take" not in worker.log.read_text():
+                    await asyncio.sleep(0.05)
+            assert await store.dbsize() == 0
+            await store.config_set("maxmemory", "0")
+            for item in waiting:
+                assert not (await read(here, item["task_id"])).is_err
+        assert await worker.stop() == 0
+    assert (await queue_depths(own))[0].messages == 0
+
+
+async def test_a_stop_in_the_middle_loses_nothing(amqp, own, own_environment, new_worker):
+    tasks = [task() for _ in range(3000)]
+    await publish(amqp, own, *tasks)
+    worker = await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    await read(own, tasks[0]["task_id"])
+    assert await worker.stop() == 0
+    ids = [item["task_id"] for item in tasks]
+    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
+        saved = sum(value is not None for value in await store.mget(ids))
+    left = (await queue_depths(own))[0].messages
+    assert saved + left == len(tasks)
+    await new_worker([*COMMAND, "--workers", "2"], own_environment)
+    for task_id in ids:
+        assert not (await read(own, task_id)).is_err
+
+
+async def test_callers_of_one_client_each_get_their_own(client):
+    arrays = [np.full((1 + i % 8, 4), i, np.float32) for i in range(500)]
+    results = await asyncio.gather(*(client.infer("double", {"x": array}) for array in arrays))
+    for array, result in zip(arrays, results, strict=True):
+        np.testing.assert_array_equal(result.outputs["y"], array * 2)
+
+
+async def test_a_client_whose_redis_connection_is_cut_still_hears(worker, settings):
+    async with BridgeClient(settings) as client:
+        await client.infer("double", {"x": ROWS})
+        async with redis.asyncio.from_url(settings.redis_url.get_secret_value()) as store:
+            for kind in ("pubsub", "normal"):
+                await store.client_kill_filter(_type=kind, skipme=True)
+        result = await client.infer("double", {"x": ROWS}, timeout_s=20)
+        assert result.outputs["y"].tolist() == [[2, 4, 6, 8]]
