@@ -3,8 +3,9 @@
 Enters: one caller's checked tensors. Leaves: a future with exactly that caller's rows, or its own
 error. What sends a batch is handed in. Must not know messages, queues or gRPC.
 
-Nothing waits while there is room in flight: a batch is what gathered during one turn of the event
-loop, or while earlier batches were out. Row-major tensors are joined and cut as bytes.
+Nothing waits while its model is idle: a batch is what gathered during one turn of the event loop,
+or while earlier batches were out. How many may be out is learnt for each model by itself, so that
+a flood for one does not hold up another. Row-major tensors are joined and cut as bytes.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from bridge.tensors import Tensor, join_rows, split_rows
 from bridge.triton_client import InferReply, ModelSpec
 
 Reply = asyncio.Future[InferReply]
+_REMEMBERED = 1024  # models whose limits are kept
+
 LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...]]
 
 
@@ -69,14 +72,14 @@ class _Item:
 class _Lane:
     """What waits for one model, version and row signature."""
 
-    __slots__ = ("in_flight", "items", "key", "max_rows", "name", "queued", "version")
+    __slots__ = ("items", "key", "max_rows", "name", "queued", "rows", "version")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
         self.name, self.version, _ = key
         self.max_rows = 1
         self.items: deque[_Item] = deque()
-        self.in_flight = 0
+        self.rows = 0
         self.queued = False
 
     def take(self) -> list[_Item]:
@@ -93,31 +96,52 @@ class _Lane:
                 batch.append(item)
                 rows += item.rows
             self.items.popleft()
+            self.rows -= item.rows
         return batch
 
 
-class Batcher:
-    """Batches across callers, fairly between models, within a limit of requests in flight."""
+class _Model:
+    """One model's lanes in turn, and how many of its batches are out."""
 
-    def __init__(self, send: Send, limit: Limit) -> None:
+    __slots__ = ("in_flight", "limit", "turns")
+
+    def __init__(self) -> None:
+        self.limit = Limit()
+        self.in_flight = 0
+        self.turns: deque[_Lane] = deque()
+
+    def next_lane(self) -> _Lane | None:
+        """The lane whose turn it is, if a batch of it may go now.
+
+        A full batch may go one ahead of the limit: it gains nothing by waiting, and it keeps the
+        server busy while an answer travels.
+        """
+        if not self.turns:
+            return None
+        lane = self.turns[0]
+        room = self.limit.current - self.in_flight
+        return lane if room > 0 or (room == 0 and lane.rows >= lane.max_rows) else None
+
+
+class Batcher:
+    """Batches across callers, for each model by itself."""
+
+    def __init__(self, send: Send) -> None:
         """Nothing runs before the first `submit`.
 
         Args:
             send: sends one batch.
-            limit: how many batches may be out at a time, over all models.
         """
         self._send = send
-        self._limit = limit
         self._lanes: dict[LaneKey, _Lane] = {}
-        self._turns: deque[_Lane] = deque()
-        self._in_flight = 0
-        self._pump_scheduled = False
+        self._models: dict[str, _Model] = {}
+        self._to_pump: set[str] = set()
         self._batches: set[asyncio.Task[None]] = set()
 
     @property
     def in_flight(self) -> int:
         """Batches that are out."""
-        return self._in_flight
+        return len(self._batches)
 
     def submit(
         self,
@@ -152,91 +176,100 @@ class Batcher:
         rows = next(iter(inputs.values())).shape[0] if batched and inputs else 1
         item = _Item(inputs, rows, loop.time() + timeout_s, loop.create_future())
         lane.items.append(item)
+        lane.rows += rows
         if not lane.queued:
             lane.queued = True
-            self._turns.append(lane)
-        if not self._pump_scheduled:
-            self._pump_scheduled = True
-            loop.call_soon(self._pump)
+            self._model(spec.name).turns.append(lane)
+        if not self._to_pump:
+            loop.call_soon(self._pump_all)
+        self._to_pump.add(spec.name)
         return item.reply
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or out."""
-        while self._batches or self._turns:
+        while self._batches or self._lanes:
             await asyncio.sleep(0)
             if self._batches:
                 await asyncio.wait(self._batches)
 
-    def _pump(self) -> None:
-        """Send batches while there is room, one for each lane in turn."""
-        self._pump_scheduled = False
-        skipped: list[_Lane] = []
-        while self._turns and self._in_flight < self._limit.current:
-            lane = self._turns.popleft()
-            if lane.in_flight and lane.in_flight >= self._limit.current - 1:
-                skipped.append(lane)  # the last place in flight is for somebody else
-                continue
+    def _model(self, name: str) -> _Model:
+        model = self._models.get(name)
+        if model is None:
+            if len(self._models) >= _REMEMBERED:
+                idle = [key for key, old in self._models.items() if not old.in_flight]
+                for key in idle:
+                    if not self._models[key].turns:
+                        del self._models[key]
+            model = self._models[name] = _Model()
+        return model
+
+    def _pump_all(self) -> None:
+        names, self._to_pump = self._to_pump, set()
+        for name in names:
+            self._pump(self._model(name))
+
+    def _pump(self, model: _Model) -> None:
+        """Send batches of one model while there is room, one of each lane in turn."""
+        while (lane := model.next_lane()) is not None:
+            model.turns.popleft()
             batch = lane.take()
+            if lane.items:
+                model.turns.append(lane)
+            else:
+                # Forgotten when nothing waits: shapes come from callers and would pile up.
+                lane.queued = False
+                del self._lanes[lane.key]
             if batch:
-                lane.in_flight += 1
-                self._in_flight += 1
-                task = asyncio.create_task(self._run(lane, batch))
+                model.in_flight += 1
+                task = asyncio.create_task(self._run(model, lane, batch))
                 self._batches.add(task)
                 task.add_done_callback(self._batches.discard)
-            if lane.items:
-                self._turns.append(lane)
-            else:
-                lane.queued = False
-                self._drop_if_idle(lane)
-        self._turns.extendleft(reversed(skipped))
 
-    async def _run(self, lane: _Lane, batch: list[_Item]) -> None:
-        try:
-            await self._deliver(lane, batch)
-        finally:
-            lane.in_flight -= 1
-            self._in_flight -= 1
-            self._drop_if_idle(lane)
-            self._pump()
-
-    async def _deliver(self, lane: _Lane, batch: Sequence[_Item]) -> None:
-        """Send one batch; if its content is refused, halve it until the guilty one is alone."""
+    async def _run(self, model: _Model, lane: _Lane, batch: list[_Item]) -> None:
         loop = asyncio.get_running_loop()
+        started, out = loop.time(), model.in_flight
+        try:
+            if await self._deliver(lane, batch):
+                model.limit.succeeded(loop.time() - started, out)
+            else:
+                model.limit.failed()
+        finally:
+            model.in_flight -= 1
+            self._pump(model)
+
+    async def _deliver(self, lane: _Lane, batch: Sequence[_Item]) -> bool:
+        """Send one batch; if its content is refused, halve it until the guilty one is alone.
+
+        Returns:
+            False if Triton was away or too slow, which is nobody's content.
+        """
         batch = [item for item in batch if not item.reply.done()]
         if not batch:
-            return
-        timeout_s = max(item.deadline for item in batch) - loop.time()
-        inputs = _joined(batch)
-        started = loop.time()
+            return True
+        timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
         try:
             reply = await self._send(
-                lane.name, inputs, version=lane.version, timeout_s=max(timeout_s, 0.001)
+                lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
             )
             answers = _scattered(reply, [item.rows for item in batch])
         except (TritonRefusedError, InferenceFailedError, ShapeError) as error:
             if len(batch) == 1:
                 batch[0].fail(error)
-                return
+                return True
             half = len(batch) // 2
-            await self._deliver(lane, batch[:half])
-            await self._deliver(lane, batch[half:])
+            first = await self._deliver(lane, batch[:half])
+            return await self._deliver(lane, batch[half:]) and first
         except BridgeError as error:
-            self._limit.failed()
             for item in batch:
                 item.fail(error)
+            return False
         except BaseException:
             for item in batch:
                 item.fail(InferenceFailedError("the worker was stopped"))
             raise
-        else:
-            self._limit.succeeded(loop.time() - started, self._in_flight)
-            for item, answer in zip(batch, answers, strict=True):
-                item.finish(answer)
-
-    def _drop_if_idle(self, lane: _Lane) -> None:
-        """Forget a lane that nothing uses: shapes come from callers and would pile up."""
-        if not lane.queued and not lane.in_flight:
-            self._lanes.pop(lane.key, None)
+        for item, answer in zip(batch, answers, strict=True):
+            item.finish(answer)
+        return True
 
 
 def _joined(batch: Sequence[_Item]) -> Mapping[str, Tensor]:

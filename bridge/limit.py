@@ -16,10 +16,9 @@ _ALPHA, _BETA = 1.0, 3.0
 class Limit:
     """A limit that follows the server, between `least` and `most`."""
 
-    least: int = 2
-    """Two keep a server busy while one answer travels."""
+    least: int = 1
     most: int = 16
-    current: int = 4
+    current: int = 1
     _fastest_s: float = float("inf")
     _seen: int = 0
 

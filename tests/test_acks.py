@@ -29,7 +29,7 @@ class Channel:
 def test_exactly_what_is_done_is_acknowledged(data):
     async def run():
         channel = Channel()
-        acks = Acknowledger(channel)
+        acks = Acknowledger(channel, together=8)
         count = data.draw(st.integers(1, 30))
         for tag in range(1, count + 1):
             channel.open.add(tag)
@@ -47,7 +47,7 @@ def test_exactly_what_is_done_is_acknowledged(data):
 
 async def test_an_unbroken_run_is_one_frame():
     channel = Channel()
-    acks = Acknowledger(channel)
+    acks = Acknowledger(channel, together=100)
     for tag in range(1, 101):
         channel.open.add(tag)
         acks.delivered(tag)

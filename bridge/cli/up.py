@@ -1,7 +1,9 @@
 """`mlbridge up`: a whole stack in one terminal."""
 
 import asyncio
+import shlex
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,11 +63,24 @@ async def _up(workers: int | None, training_workers: int, queue: QueueChoice) ->
                 for part in stack.parts
             ],
         )
-        console.print("For other terminals:", style="bold")
-        for name, value in sorted(stack.client_environment.items()):
-            console.print(f"  export {name}={value}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"For other terminals:  . {_write_environment(stack)}", soft_wrap=True)
         console.print("Ctrl-C drains and ends it.")
         await stack.watch(asyncio.Event())
+
+
+def _write_environment(stack: Stack) -> Path:
+    """Write what another terminal needs to reach the stack; it vanishes with the stack.
+
+    It holds passwords and Triton's admin key: only its owner may read it.
+    """
+    variables = dict(stack.client_environment)
+    if (key := stack.settings.triton_admin_key) is not None:
+        variables["TRITON_ADMIN_KEY"] = key.get_secret_value()
+    path = stack.folder / "env"
+    path.touch(mode=0o600)
+    lines = (f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
+    path.write_text("".join(lines))
+    return path
 
 
 def _show_change(part: Part) -> None:

@@ -11,14 +11,26 @@ import logging
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import AMQPError
 
+# A quorum queue writes each frame's acknowledgements to its log before it delivers more: many
+# small frames and it becomes the slowest part. Nobody waits for an acknowledgement.
+_PATIENCE_S = 0.005
+
 logger = logging.getLogger("bridge.acks")
 
 
 class Acknowledger:
     """Of one channel. Tags of a channel that was lost are worthless: make a new one with it."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: AbstractChannel, together: int) -> None:
+        """Nothing is written before the first `done`.
+
+        Args:
+            channel: on which the deliveries came.
+            together: write at once when so many are due.
+        """
         self.channel = channel
+        self._together = together
+        self._timer: asyncio.TimerHandle | None = None
         self._delivered: dict[int, None] = {}  # in order, not yet acknowledged
         self._done: set[int] = set()
         self._flushing: asyncio.Task[None] | None = None
@@ -28,15 +40,25 @@ class Acknowledger:
         self._delivered[tag] = None
 
     def done(self, tag: int) -> None:
-        """A delivery is dealt with; its acknowledgement goes with the next frame."""
+        """A delivery is dealt with; its acknowledgement goes with one of the next frames."""
         self._done.add(tag)
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+        if len(self._done) >= self._together:
+            self._flush_now()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._flush_now)
 
     async def flush(self) -> None:
-        """Wait until every acknowledgement is written."""
+        """Write every acknowledgement that is due, and wait until it is written."""
+        self._flush_now()
         while self._flushing is not None and not self._flushing.done():
             await asyncio.wait([self._flushing])
+
+    def _flush_now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is None or self._flushing.done():
+            self._flushing = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:
         try:

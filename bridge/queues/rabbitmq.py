@@ -126,7 +126,8 @@ class RabbitMQBroker(AioPikaBroker):
     def _delivery(self, message: AbstractIncomingMessage) -> _AmqpDelivery:
         channel = message.channel
         if self._acknowledger is None or self._acknowledger.channel is not channel:
-            self._acknowledger = Acknowledger(channel)  # the first, or after a reconnection
+            # The first, or after a reconnection.
+            self._acknowledger = Acknowledger(channel, together=max(1, self._qos // 4))
         if message.delivery_tag is not None:
             self._acknowledger.delivered(message.delivery_tag)
         return _AmqpDelivery(message, self, self._acknowledger)

@@ -10,7 +10,6 @@ from bridge.batcher import Batcher
 from bridge.broker import broker, settings, training_broker
 from bridge.errors import InvalidInputError
 from bridge.inference import infer
-from bridge.limit import Limit
 from bridge.messages import is_binary
 from bridge.triton_client import TritonClient
 
@@ -19,7 +18,7 @@ from bridge.triton_client import TritonClient
 async def connect(state: TaskiqState) -> None:
     """One Triton client and one batcher for the process, made after taskiq's fork."""
     state.triton = TritonClient.from_settings(settings)
-    state.batcher = Batcher(state.triton.infer, Limit())
+    state.batcher = Batcher(state.triton.infer)
     await training_broker.startup()
 
 
