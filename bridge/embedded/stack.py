@@ -1,0 +1,289 @@
+"""The whole system on one machine: servers and worker pools, started, watched and stopped.
+
+Enters: settings. Leaves: a running stack, as a list of parts and as settings that point at it.
+What already answers where the settings say is used as it is; only what is missing is started.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from bridge.embedded.parts import Part, PartState, rabbitmq_runs, redis_runs, triton_runs
+from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
+from bridge.embedded.redis import RedisServer
+from bridge.embedded.server import Server
+from bridge.embedded.state import StateFolder
+from bridge.embedded.triton import TritonServer
+from bridge.embedded.workers import WorkerKind, WorkerPool
+from bridge.errors import RuntimeStartError
+from bridge.settings import Settings
+
+__all__ = ["Part", "PartState", "QueueChoice", "Stack"]
+
+_MAX_RESTARTS = 3
+_RESTART_WINDOW_S = 60.0
+
+
+class QueueChoice(StrEnum):
+    """Where tasks wait."""
+
+    AUTO = "auto"
+    RABBITMQ = "rabbitmq"
+    REDIS_STREAMS = "redis-streams"
+
+
+class Stack:
+    """`async with Stack(settings) as stack:`; all of it is up when the block begins.
+
+    Args:
+        settings: where to look for what runs already, and everything else that workers read.
+        private: use nothing that runs already, and keep models, datasets and checkpoints in
+            the state folder: they vanish with the stack.
+        queue: AUTO takes RabbitMQ where one answers or is installed, else Redis Streams.
+        workers: inference worker processes; `ML_WORKER_COUNT` by default, 0 for none.
+        training_workers: training worker processes; 0 for none.
+        on_change: called with a part whenever its state changes.
+    """
+
+    def __init__(  # noqa: PLR0913  # each a choice of `mlbridge up`
+        self,
+        settings: Settings,
+        *,
+        private: bool = False,
+        queue: QueueChoice = QueueChoice.AUTO,
+        workers: int | None = None,
+        training_workers: int = 1,
+        on_change: Callable[[Part], None] | None = None,
+    ) -> None:
+        self.settings = self._given = settings
+        self.parts: list[Part] = []
+        self._private = private
+        self._queue = queue
+        self._workers = settings.ml_worker_count if workers is None else workers
+        self._training_workers = training_workers
+        self._on_change = on_change
+        self._state = StateFolder()
+
+    @property
+    def folder(self) -> Path:
+        """The state folder; it vanishes with the stack."""
+        return self._state.path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Every setting as a variable, for a process that serves this stack.
+
+        Triton's admin key is left out: only training workers get it.
+        """
+        return _variables(self.settings) | {"PYTHONUNBUFFERED": "1"}
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The variables by which another terminal, with our environment, reaches this stack."""
+        given = _variables(self._given)
+        return {k: v for k, v in _variables(self.settings).items() if given.get(k) != v}
+
+    async def __aenter__(self) -> Self:
+        await self._state.__aenter__()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Keep our own parts running until `stop` is set.
+
+        A part that ends is started again on its port and data, at most 3 times in 60 seconds.
+
+        Raises:
+            RuntimeStartError: a part ended once too often, or does not start again.
+        """
+        own = [self._supervise(part, part.server) for part in self.parts if part.server]
+        stopping = asyncio.ensure_future(stop.wait())
+        watching = [asyncio.ensure_future(supervision) for supervision in own]
+        try:
+            done, _ = await asyncio.wait([stopping, *watching], return_when="FIRST_COMPLETED")
+            for task in done - {stopping}:
+                task.result()
+        finally:
+            for task in (stopping, *watching):
+                task.cancel()
+            await asyncio.gather(stopping, *watching, return_exceptions=True)
+
+    async def _start(self) -> None:
+        self._use_folders()
+        use_rabbitmq = await self._wants_rabbitmq()
+        servers: list[Awaitable[None]] = [self._start_redis(), self._start_triton()]
+        if use_rabbitmq:
+            servers.append(self._start_rabbitmq())
+        queue = QueueChoice.RABBITMQ if use_rabbitmq else QueueChoice.REDIS_STREAMS
+        self._point_at(bridge_queue=queue.value)
+        await _all_or_nothing(servers)
+        await _all_or_nothing(
+            self._start_workers(kind, count)
+            for kind, count in self._worker_counts().items()
+            if count > 0
+        )
+
+    def _worker_counts(self) -> dict[WorkerKind, int]:
+        return {"inference": self._workers, "training": self._training_workers}
+
+    def _use_folders(self) -> None:
+        root = self._state.path if self._private else Path()
+        names = ("model_repository", "dataset_root", "checkpoint_root")
+        folders = {
+            name: (root / name if self._private else getattr(self.settings, name)).resolve()
+            for name in names
+        }
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        self._point_at(**folders)
+
+    async def _wants_rabbitmq(self) -> bool:
+        if self._queue is not QueueChoice.AUTO:
+            return self._queue is QueueChoice.RABBITMQ
+        if not self._private:
+            if self.settings.bridge_queue == "redis-streams":
+                return False
+            if await rabbitmq_runs(self.settings):
+                return True
+        try:
+            find_rabbitmq_server()
+        except RuntimeStartError:
+            return False
+        return True
+
+    async def _start_rabbitmq(self) -> None:
+        if not self._private and await rabbitmq_runs(self.settings):
+            self._add_found("rabbitmq", self.settings.rabbitmq_shown)
+            return
+        server = RabbitMQServer(self._state)
+        await self._start_part("rabbitmq", server, server.address)
+        self._point_at(
+            rabbitmq_host="127.0.0.1",
+            rabbitmq_port=server.port,
+            rabbitmq_username=server.username,
+            rabbitmq_password=SecretStr(server.password),
+            rabbitmq_vhost="/",
+            rabbitmq_tls=False,
+        )
+
+    async def _start_redis(self) -> None:
+        if not self._private and await redis_runs(self.settings):
+            self._add_found("redis", self.settings.redis_shown)
+            return
+        server = RedisServer(self._state)
+        await self._start_part("redis", server, server.address)
+        self._point_at(redis_url=SecretStr(server.url))
+
+    async def _start_triton(self) -> None:
+        if not self._private and await triton_runs(self.settings):
+            self._add_found("triton", self.settings.triton_url)
+            return
+        server = TritonServer(self._state, self.settings.model_repository)
+        await self._start_part("triton", server, server.address)
+        self._point_at(triton_url=server.address, triton_admin_key=SecretStr(server.admin_key))
+
+    async def _start_workers(self, kind: WorkerKind, count: int) -> None:
+        environment: dict[str, str | None] = {**self.environment, "TRITON_ADMIN_KEY": None}
+        key = self.settings.triton_admin_key
+        if kind == "training" and key is not None:
+            environment["TRITON_ADMIN_KEY"] = key.get_secret_value()
+        queue = {
+            "inference": self.settings.taskiq_ml_queue,
+            "training": self.settings.taskiq_ml_training_queue,
+        }[kind]
+        pool = WorkerPool(self._state, kind, count, environment)
+        await self._start_part(f"{kind} worker", pool, f"{count} on {queue}")
+
+    async def _start_part(self, name: str, server: Server, address: str) -> None:
+        part = Part(name, address, PartState.STARTING, server)
+        self.parts.append(part)
+        await self._bring_up(part, server)
+
+    async def _bring_up(self, part: Part, server: Server) -> None:
+        self._report(part, part.state)
+        try:
+            await server.start()
+        except RuntimeStartError:
+            self._report(part, PartState.FAILED)
+            raise
+        self._report(part, PartState.RUNNING)
+
+    async def _supervise(self, part: Part, server: Server) -> None:
+        ends: deque[float] = deque(maxlen=_MAX_RESTARTS + 1)
+        while True:
+            code = await server.process.wait()
+            ends.append(time.monotonic())
+            if len(ends) > _MAX_RESTARTS and ends[-1] - ends[0] < _RESTART_WINDOW_S:
+                self._report(part, PartState.FAILED)
+                raise RuntimeStartError(
+                    f"{part.name} ended {len(ends)} times within {_RESTART_WINDOW_S:g} s, at last "
+                    f"with code {code}.{server.process.described_tail()}"
+                )
+            part.state = PartState.RESTARTING
+            await server.kill()  # what its end has left: descendants, shared memory
+            await self._bring_up(part, server)
+
+    async def _stop(self) -> None:
+        """End all parts, workers first, and remove the state folder; whatever happens."""
+        try:
+            pools = [part for part in self.parts if isinstance(part.server, WorkerPool)]
+            servers = [part for part in self.parts if part.server and part not in pools]
+            for group in (pools, servers):
+                await asyncio.gather(*(self._stop_part(part) for part in group))
+        finally:
+            # Also ends what a second Ctrl-C kept us from stopping in order.
+            self._state.close()
+
+    async def _stop_part(self, part: Part) -> None:
+        if part.server is not None:
+            await part.server.stop()
+            if part.state is not PartState.FAILED:
+                self._report(part, PartState.STOPPED)
+
+    def _add_found(self, name: str, address: str) -> None:
+        part = Part(name, address, PartState.FOUND)
+        self.parts.append(part)
+        self._report(part, PartState.FOUND)
+
+    def _report(self, part: Part, state: PartState) -> None:
+        part.state = state
+        if self._on_change is not None:
+            self._on_change(part)
+
+    def _point_at(self, **changes: Any) -> None:
+        self.settings = self.settings.model_copy(update=changes)
+
+
+async def _all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
+    """Run side by side; the first failure cancels the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    values = settings.model_dump(exclude_none=True, exclude={"triton_admin_key"})
+    return {name.upper(): _as_variable(value) for name, value in values.items()}
+
+
+def _as_variable(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value).lower() if isinstance(value, bool) else str(value)

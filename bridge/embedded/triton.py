@@ -1,0 +1,251 @@
+"""A private Triton: NVIDIA's `tritonserver` from the nvidia-pytriton wheel.
+
+The wheel has the Python backend only. ONNX models are served by a Python-based backend of
+ours, `triton/backends/onnxruntime`, so that a repository serves here and in NVIDIA's container.
+Their configs must name inputs and outputs: nothing is completed from the model.
+"""
+
+import asyncio
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.embedded.leftovers import remove_scratch, remove_shared_memory
+from bridge.embedded.ports import free_ports
+from bridge.embedded.probes import grpc_answers, http_ok
+from bridge.embedded.process import clean_environment
+from bridge.embedded.server import Server
+from bridge.embedded.state import StateFolder
+from bridge.errors import RuntimeStartError
+
+_INSTALL = "pip install 'taskiq-triton-bridge[embedded]', or set TRITON_URL to one that runs"
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
+_CANNOT_LOAD = 127  # the dynamic linker's exit code
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class TritonServer(Server):
+    """Triton on 127.0.0.1: gRPC, HTTP and metrics, each on a port of its own.
+
+    Anyone who can connect may infer; loading models, shared memory, tracing and logging ask
+    for `admin_key`, which is made anew for each server. Triton takes the key on its command
+    line only, so that users of the same machine can read it there.
+
+    Args:
+        state: where its backends and scratch files live.
+        repository: the model repository.
+        models: which to load at each start; by default every folder of the repository with a
+            `config.pbtxt`. One that cannot be loaded does not stop the others.
+        ports: of gRPC, HTTP and metrics; free ones by default.
+    """
+
+    name = "triton"
+    start_timeout_s = 120.0
+    stop_timeout_s = 15.0
+    remedy = "It needs Linux with glibc 2.35 or newer. If a port was taken meanwhile, try again."
+
+    def __init__(
+        self,
+        state: StateFolder,
+        repository: Path,
+        *,
+        models: Sequence[str] | None = None,
+        ports: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__(state)
+        self.repository = repository.resolve()
+        self.admin_key = secrets.token_urlsafe(32)
+        self.grpc_port, self.http_port, self.metrics_port = ports or free_ports(3)
+        self._models = models
+        self._files: _Files | None = None
+
+    @property
+    def address(self) -> str:
+        """Where gRPC listens: `host:port`, as TRITON_URL takes it."""
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http_url(self) -> str:
+        """The HTTP address."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    def _command(self) -> list[str]:
+        self._files = _find_files()
+        models = _models_in(self.repository) if self._models is None else self._models
+        key = f"triton-admin-key={self.admin_key}"
+        return [
+            str(self._files.program),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={self.room / 'backends'}",
+            f"--cache-directory={self.room / 'caches'}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in models),
+            # Asking a Python-based backend to complete a config takes 1.2 s for each load.
+            "--disable-auto-complete-config",
+            "--exit-on-error=false",
+            "--strict-readiness=false",  # a broken model makes only itself unready
+            "--exit-timeout-secs=5",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self.grpc_port}",
+            "--http-address=127.0.0.1",
+            f"--http-port={self.http_port}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={self.metrics_port}",
+            f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
+            f"--http-restricted-api={_RESTRICTED}:{key}",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        environment = clean_environment()
+        libraries = [str(self._found.libraries), *_python_libraries()]
+        if "LD_LIBRARY_PATH" in environment:
+            libraries.append(environment["LD_LIBRARY_PATH"])
+        # The Python backend ignores PYTHON* variables and takes the `python3` on PATH.
+        path = f"{self.room / 'python' / 'bin'}:{environment.get('PATH', os.defpath)}"
+        return environment | {"PATH": path, "LD_LIBRARY_PATH": ":".join(libraries)}
+
+    async def _before_start(self) -> None:
+        if not self.repository.is_dir():
+            raise RuntimeStartError(f"the model repository {self.repository} is not a folder")
+        if not (self.room / "backends").exists():
+            await asyncio.to_thread(self._assemble)
+        stub = self.room / "backends" / "python" / "triton_python_backend_stub"
+        # Without arguments it only says how it is used.
+        trial = await asyncio.create_subprocess_exec(
+            stub, env=self._environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        _, said = await trial.communicate()
+        if trial.returncode == _CANNOT_LOAD:
+            reason = said.decode(errors="replace").strip()
+            raise RuntimeStartError(
+                f"Triton's Python backend cannot be loaded: {reason}; "
+                f"install Python's shared library (Debian, Ubuntu: apt-get install "
+                f"libpython{_PYTHON}) and use glibc 2.35 or newer"
+            )
+
+    async def _after_end(self) -> None:
+        remove_shared_memory(self._shared_memory_prefix)
+        if self.process.started_at is not None:
+            await asyncio.to_thread(remove_scratch, self.process.started_at)
+
+    async def _answers(self) -> bool:
+        # HTTP knows whether the models are loaded; gRPC, what callers use, opens beside it.
+        return await http_ok("127.0.0.1", self.http_port, "/v2/health/ready") and (
+            await grpc_answers("127.0.0.1", self.grpc_port)
+        )
+
+    @property
+    def _shared_memory_prefix(self) -> str:
+        return f"{self._state.name}-{self.room.name}-"
+
+    @property
+    def _found(self) -> "_Files":
+        if self._files is None:
+            self._files = _find_files()
+        return self._files
+
+    def _assemble(self) -> None:
+        """Copy the backends together (Triton refuses links), and make them a Python to run on."""
+        backends = self.room / "backends"
+        shutil.copytree(self._found.python_backend, backends / "python", ignore=_ignored)
+        shutil.copy2(self._found.stub, backends / "python")
+        shutil.copytree(self._found.onnxruntime_backend, backends / "onnxruntime", ignore=_ignored)
+        (self.room / "caches").mkdir()
+        _make_python(self.room / "python")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the parts of Triton were found."""
+
+    program: Path
+    libraries: Path
+    python_backend: Path
+    stub: Path
+    onnxruntime_backend: Path
+
+
+_ignored = shutil.ignore_patterns("__pycache__")
+
+
+def _find_files() -> _Files:
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeStartError(f"no Triton is installed: {_INSTALL}")
+    for needed in ("numpy", "onnxruntime"):
+        if importlib.util.find_spec(needed) is None:
+            raise RuntimeStartError(f"{needed} is missing, Triton's models need it: {_INSTALL}")
+    package = Path(next(iter(spec.submodule_search_locations)))
+    server = package / "tritonserver"
+    files = _Files(
+        program=server / "bin" / "tritonserver",
+        libraries=package.parent / "nvidia_pytriton.libs",
+        python_backend=server / "backends" / "python",
+        stub=server / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub",
+        onnxruntime_backend=_onnxruntime_backend(),
+    )
+    if not files.program.is_file():
+        raise RuntimeStartError(f"no Triton in {package}: {_INSTALL}")
+    if not files.stub.is_file():
+        raise RuntimeStartError(f"Triton's wheel has no Python backend for Python {_PYTHON}")
+    return files
+
+
+def _onnxruntime_backend() -> Path:
+    """In the wheel it lies beside this file; in a checkout, under `triton/`."""
+    here = Path(__file__).parent
+    for backends in (here / "backends", here.parent.parent / "triton" / "backends"):
+        if (backends / "onnxruntime" / "model.py").is_file():
+            return backends / "onnxruntime"
+    raise RuntimeStartError("the onnxruntime backend is missing: install the package anew")
+
+
+def _models_in(repository: Path) -> list[str]:
+    return sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
+
+
+def _make_python(folder: Path) -> None:
+    """Make a virtual environment that sees the packages of this one, however it was made."""
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    # The library that the backend loads must find the standard library of its own build.
+    home = base.parent if _python_libraries() else _linked_python(base.parent)
+    packages = folder / "lib" / f"python{_PYTHON}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(base)
+    (folder / "pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
+    seen: dict[str, None] = {}
+    for name in ("numpy", "onnxruntime"):
+        spec = importlib.util.find_spec(name)
+        for location in () if spec is None else spec.submodule_search_locations or ():
+            seen[str(Path(location).parent)] = None
+    (packages / "packages.pth").write_text("".join(f"{path}\n" for path in seen))
+
+
+def _python_libraries() -> list[str]:
+    """Where this Python keeps its shared library, unless the linker knows it anyway."""
+    folder, library = sysconfig.get_config_vars("LIBDIR", "INSTSONAME")
+    if folder and library and (Path(folder) / library).is_file():
+        return [str(folder)]
+    return []
+
+
+def _linked_python(fallback: Path) -> Path:
+    """The `bin` of the installation whose shared library the linker finds by itself."""
+    for prefix in (Path("/usr"), Path("/usr/local")):
+        if (prefix / "lib" / f"python{_PYTHON}" / "os.py").is_file():
+            return prefix / "bin"
+    return fallback

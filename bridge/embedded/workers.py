@@ -1,0 +1,87 @@
+"""The two worker pools, as taskiq's own command line starts them."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+from bridge.embedded.server import Server
+from bridge.embedded.state import StateFolder
+from bridge.errors import RuntimeStartError
+
+WorkerKind = Literal["inference", "training"]
+
+DRAIN_TIMEOUT_S = 30
+"""How long a worker may finish what it runs after it was told to stop."""
+
+_LISTENING = b"Listening started."
+_DIED = b"is dead. Scheduling reload."
+
+
+def worker_command(kind: WorkerKind, workers: int) -> list[str]:
+    """The command of a worker pool; `mlbridge worker` runs the same.
+
+    `-P` keeps the working folder off sys.path: a folder named `triton` there breaks torch.
+
+    Args:
+        kind: which queue it serves.
+        workers: number of processes.
+    """
+    module, flags = {
+        "inference": ("bridge.broker:broker", ["bridge.tasks.inference"]),
+        # One training at a time in a process: it takes the whole device.
+        "training": (
+            "bridge.broker:training_broker",
+            ["bridge.tasks.training", "--max-async-tasks", "1"],
+        ),
+    }[kind]
+    return [
+        *(sys.executable, "-P", "-m", "taskiq", "worker", module, *flags),
+        *("--workers", str(workers)),
+        *("--wait-tasks-timeout", str(DRAIN_TIMEOUT_S)),
+    ]
+
+
+class WorkerPool(Server):
+    """One pool; ready when each of its processes listens on its queue.
+
+    Args:
+        state: where its log lies.
+        kind: which queue it serves.
+        workers: number of processes.
+        environment: settings that overrule those of this process; a variable with the value
+            None is taken away.
+    """
+
+    name = "worker"
+    start_timeout_s = 120.0
+    stop_timeout_s = DRAIN_TIMEOUT_S + 10.0
+    remedy = "Its log says why."
+
+    def __init__(
+        self,
+        state: StateFolder,
+        kind: WorkerKind,
+        workers: int,
+        environment: Mapping[str, str | None],
+    ) -> None:
+        super().__init__(state, f"{kind}-worker")
+        self.workers = workers
+        self._kind = kind
+        self._variables = environment
+
+    def _command(self) -> list[str]:
+        return worker_command(self._kind, self.workers)
+
+    def _environment(self) -> dict[str, str]:
+        # Unlike a server, a worker may run what the user has installed, with its variables.
+        merged = {**os.environ, **self._variables}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    async def _answers(self) -> bool:
+        log = self.process.log_since_start()
+        if log.count(_DIED) >= self.workers:  # taskiq would start them again for ever
+            raise RuntimeStartError(
+                f"{self.room.name} does not start. {self.remedy}{self.process.described_tail()}"
+            )
+        return log.count(_LISTENING) >= self.workers
