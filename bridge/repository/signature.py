@@ -1,0 +1,94 @@
+"""What a model takes and gives, and how Triton's `config.pbtxt` says it. Pure: no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.names import check_name
+from bridge.tensors import DTYPES, TensorSpec
+
+CONFIG = "config.pbtxt"
+LABELS = "labels.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model's callers rely on; it stays the same from version to version.
+
+    Shapes include the batch dimension (-1 first) where `max_batch_size` is above 0. `labels`
+    name the elements of the first output, in order: callers rely on that order too.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    labels: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The signature as JSON holds it; `from_json` reads it back."""
+        return {
+            "inputs": [_spec_json(spec) for spec in self.inputs],
+            "outputs": [_spec_json(spec) for spec in self.outputs],
+            "max_batch_size": self.max_batch_size,
+            "labels": list(self.labels),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Signature":
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: something else wrote it.
+        """
+        return cls(
+            tuple(_spec_of(spec) for spec in value["inputs"]),
+            tuple(_spec_of(spec) for spec in value["outputs"]),
+            int(value["max_batch_size"]),
+            tuple(value["labels"]),
+        )
+
+    def __str__(self) -> str:
+        inputs = ", ".join(f"{s.name} {s.datatype}{list(s.shape)}" for s in self.inputs)
+        outputs = ", ".join(f"{s.name} {s.datatype}{list(s.shape)}" for s in self.outputs)
+        labels = f", labels {list(self.labels)}" if self.labels else ""
+        return f"({inputs}) -> ({outputs}), max_batch_size {self.max_batch_size}{labels}"
+
+
+def render_config(signature: Signature) -> str:
+    """`config.pbtxt` of a model. It names no model, so that the folder can bear any name.
+
+    Raises:
+        InvalidNameError: a tensor's name could end its quotes.
+    """
+    batched = signature.max_batch_size > 0
+    inputs = [_block("input", spec, batched=batched) for spec in signature.inputs]
+    outputs = [
+        _block("output", spec, batched=batched, labelled=index == 0 and bool(signature.labels))
+        for index, spec in enumerate(signature.outputs)
+    ]
+    lines = ['backend: "onnxruntime"', f"max_batch_size: {signature.max_batch_size}"]
+    lines += inputs + outputs + (["dynamic_batching { }"] if batched else [])
+    return "\n".join(lines) + "\n"
+
+
+def _block(kind: str, spec: TensorSpec, *, batched: bool, labelled: bool = False) -> str:
+    # Triton adds the batch dimension itself.
+    dims = ", ".join(str(size) for size in (spec.shape[1:] if batched else spec.shape))
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    fields = [
+        f'name: "{check_name("tensor", spec.name)}"',
+        f"data_type: TYPE_{datatype}",
+        f"dims: [ {dims} ]",
+        *([f'label_filename: "{LABELS}"'] if labelled else []),
+    ]
+    return f"{kind} {{\n" + "".join(f"  {field}\n" for field in fields) + "}"
+
+
+def _spec_json(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _spec_of(value: Mapping[str, Any]) -> TensorSpec:
+    if value["datatype"] not in DTYPES:
+        raise TypeError(f"unknown datatype {value['datatype']!r}")
+    return TensorSpec(str(value["name"]), value["datatype"], tuple(value["shape"]))

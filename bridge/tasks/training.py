@@ -1,0 +1,69 @@
+"""The task of the training queue: train a model and make it live. Thin; torch is elsewhere."""
+
+import logging
+from typing import Annotated, Any
+
+from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
+from taskiq.depends.progress_tracker import TaskProgress, TaskState
+
+from bridge.broker import settings, training_broker
+from bridge.training.request import parse_request
+from bridge.training.run import train
+from bridge.triton_client import TritonClient
+
+log = logging.getLogger(__name__)
+
+
+@training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
+async def connect(state: TaskiqState) -> None:
+    """One Triton client for the life of the process, made after taskiq's fork."""
+    state.triton = TritonClient.from_settings(settings)
+
+
+@training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
+async def disconnect(state: TaskiqState) -> None:
+    """Close what `connect` opened."""
+    await state.triton.close()
+
+
+@training_broker.task("train_model")
+async def train_model(
+    dataset_id: str,
+    model_config: dict[str, Any],
+    hyperparameters: dict[str, Any],
+    *,
+    context: Annotated[Context, TaskiqDepends()],
+) -> dict[str, Any]:
+    """Train a model, and have Triton serve it.
+
+    Args:
+        dataset_id: a dataset under `DATASET_ROOT`.
+        model_config: see `bridge.training.request.ModelConfig`.
+        hyperparameters: see `bridge.training.request.Hyperparameters`; `{}` for the defaults.
+        context: taskiq's own, never sent.
+
+    Returns:
+        What `bridge.training.run.train` returns: model name and version, metrics, parity,
+        inputs, outputs, labels.
+
+    Raises:
+        BridgeError: the subclass says what is wrong with the request, the data or the model.
+    """
+    request = parse_request(dataset_id, model_config, hyperparameters, settings)
+    task_id = context.message.task_id
+
+    async def save(progress: dict[str, Any]) -> None:
+        try:
+            await context.broker.result_backend.set_progress(
+                task_id, TaskProgress(state=TaskState.STARTED, meta=progress)
+            )
+        except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
+            log.warning("progress of task %s was not saved: %s", task_id, error)
+
+    return await train(
+        request,
+        task_id=task_id,
+        settings=settings,
+        triton=context.state.triton,
+        on_progress=save,
+    )

@@ -1,0 +1,199 @@
+"""Networks by name: the MLP for tables, the CNN for images, and the door for others.
+
+An architecture is a class registered as an entry point in the group `bridge.architectures`:
+
+    [project.entry-points."bridge.architectures"]
+    wide = "my_package:Wide"
+
+It has a pydantic model `Options` (what `model_config["options"]` may hold) and a static `build`,
+as in `Architecture`. `build` returns a module that takes float32 [batch, *input_shape],
+normalised, and gives float32 [batch, outputs]: logits of classes, or normalised values.
+Normalisation and softmax are added around it (`network`), and travel with the exported model.
+
+Images are [height, width] (one grey channel) or [channels, height, width].
+"""
+
+from typing import Annotated, Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from bridge.errors import DatasetError, InvalidTrainingRequestError
+from bridge.training.request import architectures, parse_options
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+_OPTIONS = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+_MOST_CHANNELS = 16
+_SMALLEST_SIDE = 4
+_CONSTANT = 1e-8
+
+
+class Architecture(Protocol):
+    """What an entry point in `bridge.architectures` must name: a class with these two."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    @staticmethod
+    def build(input_shape: tuple[int, ...], outputs: int, options: Any) -> nn.Module:
+        """Make an untrained network.
+
+        Args:
+            input_shape: shape of one row.
+            outputs: number of classes or values.
+            options: an instance of `Options`.
+
+        Raises:
+            DatasetError: rows of this shape are not for this architecture.
+        """
+
+
+class MLPOptions(BaseModel):
+    """Options of `mlp`."""
+
+    model_config = _OPTIONS
+
+    hidden: list[Width] = Field(default=[128, 64], max_length=16)
+    """Width of each hidden layer."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class MLP:
+    """Fully connected layers, for rows of numbers; rows of other shapes are flattened."""
+
+    Options: ClassVar[type[BaseModel]] = MLPOptions
+
+    @staticmethod
+    def build(input_shape: tuple[int, ...], outputs: int, options: MLPOptions) -> nn.Module:
+        """See `Architecture.build`."""
+        width = torch.Size(input_shape).numel()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for size in options.hidden:
+            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(options.dropout)]
+            width = size
+        return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+class CNNOptions(BaseModel):
+    """Options of `cnn`."""
+
+    model_config = _OPTIONS
+
+    channels: list[Width] = Field(default=[16, 32, 64], min_length=1, max_length=8)
+    """Channels of each convolution; between them the image is halved while it is large enough."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+class CNN:
+    """3x3 convolutions with batch normalisation, then the mean over the image."""
+
+    Options: ClassVar[type[BaseModel]] = CNNOptions
+
+    @staticmethod
+    def build(input_shape: tuple[int, ...], outputs: int, options: CNNOptions) -> nn.Module:
+        """See `Architecture.build`."""
+        shape = (1, *input_shape) if len(input_shape) == 2 else input_shape  # noqa: PLR2004
+        if len(shape) != 3 or min(shape[1:]) < _SMALLEST_SIDE or shape[0] > _MOST_CHANNELS:  # noqa: PLR2004
+            raise DatasetError(
+                f"cnn takes images [height, width] or [channels, height, width] with sides of at "
+                f"least {_SMALLEST_SIDE} and at most {_MOST_CHANNELS} channels, got rows of shape "
+                f"{list(input_shape)}; for rows of numbers use mlp, and move the channels of "
+                f"[height, width, channels] to the front"
+            )
+        channels, side = shape[0], min(shape[1:])
+        layers: list[nn.Module] = [] if len(input_shape) == len(shape) else [_Grey()]
+        for index, size in enumerate(options.channels):
+            if index and side >= 2 * _SMALLEST_SIDE:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            convolution = nn.Conv2d(channels, size, 3, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(size), nn.ReLU()]
+            channels = size
+        return nn.Sequential(
+            *layers, _Mean(), nn.Dropout(options.dropout), nn.Linear(size, outputs)
+        )
+
+
+class _Grey(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.unsqueeze(1)
+
+
+class _Mean(nn.Module):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.mean(dim=(2, 3))
+
+
+def build(
+    name: str, options: dict[str, Any], input_shape: tuple[int, ...], outputs: int
+) -> nn.Module:
+    """Make the network that a request names.
+
+    Raises:
+        InvalidTrainingRequestError: its options are wrong, or its entry point cannot be used.
+        DatasetError: the rows are not for it.
+    """
+    try:
+        architecture: Architecture = architectures()[name].load()
+        model, make = architecture.Options, architecture.build
+    except Exception as error:
+        raise InvalidTrainingRequestError(
+            f"architecture {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return make(input_shape, outputs, parse_options(model, options))
+
+
+class Network(nn.Module):
+    """An architecture's network between learned normalisation of raw rows and of raw answers.
+
+    Calling it gives what the loss wants: logits of classes, or normalised values. `answer` gives
+    what callers want, and is what is exported.
+    """
+
+    input_mean: torch.Tensor
+    input_scale: torch.Tensor
+    value_mean: torch.Tensor
+    value_scale: torch.Tensor
+
+    def __init__(self, inner: nn.Module, inputs: torch.Tensor, values: torch.Tensor | None) -> None:
+        """Learn the normalisation.
+
+        Args:
+            inner: takes and gives normalised rows.
+            inputs: raw training rows [rows, *input_shape]. Numbers of a table are normalised
+                each by itself, images by channel.
+            values: raw training targets [rows, outputs] of a regression; None: classes.
+        """
+        super().__init__()
+        self.inner = inner
+        self.classifies = values is None
+        kept = 1 if inputs.ndim in (2, 4) else None  # a number's or a channel's own axis
+        axes = [axis for axis in range(inputs.ndim) if axis != kept]
+        self._learn("input", inputs, axes)
+        if values is not None:
+            self._learn("value", values, [0])
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits or normalised values [batch, outputs] of raw rows."""
+        outputs: torch.Tensor = self.inner((rows - self.input_mean) / self.input_scale)
+        return outputs
+
+    def normalised(self, values: torch.Tensor) -> torch.Tensor:
+        """Raw targets of a regression as `forward` should give them."""
+        return (values - self.value_mean) / self.value_scale
+
+    def answer(self, rows: torch.Tensor) -> torch.Tensor:
+        """Probabilities of classes, or values in the target's own unit; [batch, outputs]."""
+        outputs = self(rows)
+        if self.classifies:
+            return torch.softmax(outputs, dim=1)
+        result: torch.Tensor = outputs * self.value_scale + self.value_mean
+        return result
+
+    def _learn(self, name: str, rows: torch.Tensor, axes: list[int]) -> None:
+        # In float64: sums over many rows lose digits in float32.
+        scale, mean = torch.std_mean(rows.double(), dim=axes, correction=0, keepdim=True)
+        scale[scale < _CONSTANT] = 1.0  # constant in training: leave it as it is
+        self.register_buffer(f"{name}_mean", mean[0].float())
+        self.register_buffer(f"{name}_scale", scale[0].float())

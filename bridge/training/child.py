@@ -1,0 +1,62 @@
+"""The training process: `python -P -m bridge.training.child FD`, started by `run` alone.
+
+Enters: one JSON job on standard input. Leaves: lines of JSON on the inherited descriptor FD, as
+libraries print to standard output and error what they like, and files in the job's folder:
+`version/` (what a version is made of) and `probe.npz` (real rows and torch's answers to them).
+Exits 0 after a `result` line; otherwise an `error` line tells why, unless it was killed.
+
+It is a process of its own so that it can be killed at any moment, and its memory, on the GPU
+too, is really free afterwards.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from bridge.errors import BridgeError, TrainingFailedError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> int:
+    """Do one job; returns the exit status."""
+    job = json.load(sys.stdin)
+    _die_with(job["parent_pid"])
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
+
+        def report(kind: str, content: dict[str, Any]) -> None:
+            lines.write(json.dumps({"kind": kind, **content}, allow_nan=False) + "\n")
+            lines.flush()
+
+        try:
+            # Only now torch is loaded: the parent's death is already being watched for.
+            importlib.import_module("bridge.training.job").work(job, Path(job["folder"]), report)
+        except BridgeError as error:
+            traceback.print_exc()
+            report("error", {"class": type(error).__name__, "message": str(error)})
+            return 1
+        except Exception as error:  # noqa: BLE001  (the parent must hear of it)
+            traceback.print_exc()
+            text = f"training stopped with {type(error).__name__}: {error}"
+            report("error", {"class": TrainingFailedError.__name__, "message": text})
+            return 1
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the worker dies, however it dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""From a trained network to `model.onnx`, and the proof that both compute the same.
+
+Runs in the training process only. The opset is 18 (IR version 10), which ONNX Runtime has run
+since 1.14 (IR 10: 1.18), so both the wheel's and that of NVIDIA's containers since Triton 2.47.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from bridge.errors import ExportError
+from bridge.tensors import Array
+from bridge.training.architectures import Network
+
+MODEL_FILE = "model.onnx"
+TOLERANCE = 1e-4
+"""Largest difference allowed between float32 answers, for answers of size up to 1; for larger
+ones in proportion to the largest."""
+
+_OPSET = 18
+_ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
+_BATCH_SIZES = (1, 2, 7, 32)
+
+
+def export(network: Network, rows: Array, names: tuple[str, str], folder: Path) -> Path:
+    """Write the network as ONNX with a batch dimension of any size.
+
+    Args:
+        network: trained, on the CPU, in eval mode.
+        rows: float32 [rows, *input_shape], at least one; only their shape matters.
+        names: of the input and the output.
+        folder: gets `model.onnx` (and its weights beside it if they are large).
+
+    Raises:
+        ExportError: the network cannot be written, or only for one batch size.
+    """
+    # Two rows: torch takes a size of 1 for a constant.
+    example = torch.from_numpy(np.concatenate([rows[:1], rows[:1]]))
+    path = folder / MODEL_FILE
+    try:
+        program = _export(_Answer(network).eval(), example, names)
+        size = sum(tensor.nbytes for tensor in network.state_dict().values())
+        program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+        _tidy(path)
+    except Exception as error:
+        raise ExportError(
+            f"the network cannot be exported to ONNX with a batch of any size: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    return path
+
+
+def compare(
+    network: Network, path: Path, rows: Array, most_rows: int
+) -> tuple[dict[str, Any], Array]:
+    """Run the same rows through torch and ONNX Runtime.
+
+    Args:
+        network: as for `export`.
+        path: the exported model.
+        rows: float32 [rows, *input_shape]: real rows, at least one.
+        most_rows: in one batch.
+
+    Returns:
+        `rows`, `batch_sizes`, `max_abs_difference`, `tolerance` and, for classes,
+        `class_agreement` (share of rows); and torch's answers, float32 [rows, outputs].
+
+    Raises:
+        ExportError: they differ by more than the tolerance.
+    """
+    with torch.inference_mode():
+        wanted = network.answer(torch.from_numpy(rows)).numpy()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about its own optimisations
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    sizes = sorted({min(size, most_rows, len(rows)) for size in _BATCH_SIZES})
+    worst, agreement = 0.0, 1.0
+    for size in sizes:
+        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        found = np.concatenate([session.run(None, {name: piece})[0] for piece in pieces])
+        worst = max(worst, float(np.abs(found - wanted).max()))
+        agreement = min(agreement, float((found.argmax(1) == wanted.argmax(1)).mean()))
+    tolerance = tolerance_for(wanted)
+    if not worst <= tolerance:  # also when it is NaN
+        raise ExportError(
+            f"the exported model differs from the trained one by {worst:g}, more than {tolerance:g}"
+        )
+    parity: dict[str, Any] = {
+        "rows": len(rows),
+        "batch_sizes": sizes,
+        "max_abs_difference": worst,
+        "tolerance": tolerance,
+    }
+    return parity | ({"class_agreement": agreement} if network.classifies else {}), wanted
+
+
+def tolerance_for(answers: Array) -> float:
+    """Largest difference that answers of this size may have."""
+    return TOLERANCE * max(1.0, float(np.abs(answers).max()))
+
+
+class _Answer(torch.nn.Module):
+    """The exporter takes a module's `forward`: this one's is `Network.answer`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.network.answer(rows)
+
+
+def _export(module: torch.nn.Module, example: torch.Tensor, names: tuple[str, str]) -> Any:
+    # It warns of each operator of torchvision that it cannot find; nothing here uses them.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # torch's own exporter calls a name that torch deprecates.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        return torch.onnx.export(
+            module,
+            (example,),
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=_OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _tidy(path: Path) -> None:
+    """Drop what the exporter notes of the source (paths on this machine), and check the rest."""
+    model = onnx.load(path, load_external_data=False)
+    for part in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+    ):
+        del part.metadata_props[:]
+    onnx.save(model, path)
+    onnx.checker.check_model(path)
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ValueError(f"{value.name!r} has a batch dimension of fixed size")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else "no details"

@@ -1,0 +1,126 @@
+"""What the training process does, from dataset to exported model. Imports torch."""
+
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from bridge.errors import DatasetError
+from bridge.repository import Signature
+from bridge.tensors import TensorSpec
+from bridge.training import architectures
+from bridge.training.datasets import DatasetStore
+from bridge.training.examples import Examples, prepare
+from bridge.training.export import compare, export
+from bridge.training.fit import fit
+from bridge.training.request import TrainingRequest
+
+Report = Callable[[str, dict[str, Any]], None]
+"""Takes a line's kind and content."""
+
+_PROBE_ROWS = 64
+_LIBRARIES = (
+    "taskiq-triton-bridge",
+    "torch",
+    "lightning",
+    "datasets",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+)
+
+
+def work(job: dict[str, Any], folder: Path, report: Report) -> None:
+    """Train what `job["request"]` asks for.
+
+    Args:
+        job: `request` (a `TrainingRequest` as JSON) and `dataset_root`.
+        folder: exists and is empty; gets `version/model.onnx` and `probe.npz`.
+        report: gets one `plan` (the signature) before training, `progress` during it, and one
+            `result` at the end.
+
+    Raises:
+        TrainingError: one of its subclasses.
+    """
+    request = TrainingRequest.model_validate(job["request"])
+    parameters = request.hyperparameters
+    store = DatasetStore(Path(job["dataset_root"]))
+    splits = store.load(
+        request.dataset_id,
+        seed=parameters.seed,
+        validation_fraction=parameters.validation_fraction,
+    )
+    try:
+        examples = prepare(splits, request.model)
+    except DatasetError as error:
+        raise DatasetError(f"dataset {request.dataset_id!r}: {error}") from error
+    signature = signature_of(examples, request.model.max_batch_size)
+    network = _network(request, examples)
+    report("plan", {"signature": signature.to_json()})
+
+    started = time.monotonic()
+    metrics = fit(
+        network, examples, parameters, folder, lambda progress: report("progress", progress)
+    )
+    seconds = time.monotonic() - started
+    rows = examples.validation.inputs[:_PROBE_ROWS]
+    (folder / "version").mkdir()
+    names = (signature.inputs[0].name, signature.outputs[0].name)
+    path = export(network, rows, names, folder / "version")
+    parity, answers = compare(network, path, rows, request.model.max_batch_size)
+    np.savez(folder / "probe.npz", rows=rows, answers=answers)
+    report(
+        "result",
+        {
+            "metrics": metrics,
+            "parity": parity,
+            "columns": list(examples.columns),
+            "target": examples.target,
+            "task": examples.task,
+            "rows": {
+                "train": len(examples.train.inputs),
+                "validation": len(examples.validation.inputs),
+            },
+            "training_s": round(seconds, 3),
+            "libraries": _libraries(),
+        },
+    )
+
+
+def signature_of(examples: Examples, max_batch_size: int) -> Signature:
+    """What the model will take and give: raw float32 rows; probabilities, or values."""
+    output = "probabilities" if examples.labels else "values"
+    return Signature(
+        (TensorSpec(examples.input_name, "FP32", (-1, *examples.input_shape)),),
+        (TensorSpec(output, "FP32", (-1, examples.outputs)),),
+        max_batch_size,
+        examples.labels,
+    )
+
+
+def _network(request: TrainingRequest, examples: Examples) -> architectures.Network:
+    lightning.seed_everything(request.hyperparameters.seed, workers=True, verbose=False)
+    inner = architectures.build(
+        request.model.architecture,
+        request.model.options,
+        examples.input_shape,
+        examples.outputs,
+    )
+    values = None if examples.labels else torch.from_numpy(examples.train.targets)
+    return architectures.Network(inner, torch.from_numpy(examples.train.inputs), values)
+
+
+def _libraries() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was not installed
+            found[name] = "unknown"
+    return found

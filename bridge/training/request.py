@@ -1,0 +1,183 @@
+"""What a caller may ask of `train_model`, checked before any work. No torch.
+
+Enters: the task's three arguments, as JSON brought them. Leaves: a `TrainingRequest`, or one
+error that lists every problem. What an architecture's own `options` may hold is known to the
+architecture, and is checked by the training process before it reads data.
+"""
+
+import reprlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from bridge.errors import InvalidNameError, InvalidTrainingRequestError
+from bridge.names import check_name
+from bridge.repository import check_model_id
+from bridge.settings import Settings
+from bridge.training.datasets import DatasetStore
+
+ARCHITECTURES = "bridge.architectures"
+"""Entry-point group; a name in it is what `model_config["architecture"]` may say."""
+
+Task = Literal["classification", "regression"]
+Parsed = TypeVar("Parsed", bound=BaseModel)
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+_CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(BaseModel):
+    """`model_config`: what is trained, from which columns, under which name."""
+
+    model_config = _CONFIG
+
+    architecture: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """Name of an entry point in `bridge.architectures`: "mlp", "cnn", or one of your own."""
+    model_id: str | None = None
+    """Name of the model in Triton; by default the dataset's id."""
+    input: Column | None = None
+    """The one column that the model takes."""
+    inputs: list[Column] | None = Field(default=None, min_length=1)
+    """Or several, laid side by side in this order; by default all but the target."""
+    target: Column | None = None
+    """Column to predict; by default the one called "target", "label", "class" or "y"."""
+    task: Task | None = None
+    """By default classification, unless the target holds fractions."""
+    max_batch_size: int = Field(default=64, ge=1, le=65_536)
+    """Rows that Triton puts into one batch at most."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The architecture's own options."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.input is not None and self.inputs is not None:
+            raise ValueError("'input' and 'inputs' say the same: give one of them")
+        if self.inputs is not None and len(set(self.inputs)) < len(self.inputs):
+            raise ValueError("'inputs' names a column twice")
+        if self.target is not None and self.target in (self.columns or ()):
+            raise ValueError(f"the target {self.target!r} is also an input")
+        return self
+
+    @property
+    def columns(self) -> list[str] | None:
+        """Input columns that the caller named, or None for all but the target."""
+        return self.inputs if self.input is None else [self.input]
+
+
+class Hyperparameters(BaseModel):
+    """`hyperparameters`: how it is trained."""
+
+    model_config = _CONFIG
+
+    epochs: int = Field(default=15, ge=1, le=100_000)
+    batch_size: int = Field(default=64, ge=1, le=1_048_576)
+    """Rows for each optimizer step."""
+    learning_rate: float = Field(default=2e-3, gt=0, le=10)
+    """Highest rate of the one-cycle schedule."""
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Of the weights, the order of rows, and the split where the dataset has none."""
+    validation_fraction: float = Field(default=0.2, gt=0, le=0.5)
+    """Share of rows held back where the dataset has no validation split."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a lower validation loss, and keep the best epoch's
+    weights; by default train for all epochs and keep the last one's."""
+
+
+class TrainingRequest(BaseModel):
+    """One checked request; travels to the training process as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_id: str
+    model_id: str
+    model: ModelConfig
+    hyperparameters: Hyperparameters
+
+
+def architectures() -> dict[str, EntryPoint]:
+    """The installed architectures by name; looking loads none of them."""
+    return {point.name: point for point in entry_points(group=ARCHITECTURES)}
+
+
+def parse_request(
+    dataset_id: Any, model_config: Any, hyperparameters: Any, settings: Settings
+) -> TrainingRequest:
+    """Check the arguments of `train_model`.
+
+    Args:
+        dataset_id: name of a dataset under `settings.dataset_root`.
+        model_config: see `ModelConfig`.
+        hyperparameters: see `Hyperparameters`; all optional.
+        settings: tells where the datasets lie.
+
+    Raises:
+        InvalidTrainingRequestError: lists each problem: the field, what was expected, what came.
+        DatasetError: there is no such dataset.
+    """
+    problems: list[str] = []
+    model = _read(ModelConfig, "model_config", model_config, problems)
+    parameters = _read(Hyperparameters, "hyperparameters", hyperparameters, problems)
+    if model is not None and model.architecture not in architectures():
+        problems.append(
+            f"model_config.architecture: none is called {reprlib.repr(model.architecture)}; "
+            f"installed are {', '.join(sorted(architectures()))}"
+        )
+    model_id = dataset_id if model is None or model.model_id is None else model.model_id
+    try:
+        check_name("dataset_id", dataset_id)
+        check_model_id(model_id)
+    except InvalidNameError as error:
+        problems.append(str(error))
+    if problems or model is None or parameters is None:
+        raise InvalidTrainingRequestError("; ".join(problems))
+    DatasetStore(settings.dataset_root).path(dataset_id)
+    return TrainingRequest(
+        dataset_id=dataset_id, model_id=model_id, model=model, hyperparameters=parameters
+    )
+
+
+def parse_options(model: type[Parsed], options: Any) -> Parsed:
+    """Check an architecture's own options.
+
+    Raises:
+        InvalidTrainingRequestError: as `parse_request` does.
+    """
+    problems: list[str] = []
+    parsed = _read(model, "model_config.options", options, problems)
+    if parsed is None:
+        raise InvalidTrainingRequestError("; ".join(problems))
+    return parsed
+
+
+def _read(model: type[Parsed], name: str, value: Any, problems: list[str]) -> Parsed | None:
+    if not isinstance(value, Mapping):
+        problems.append(f"{name}: must be an object, got {reprlib.repr(value)}")
+        return None
+    try:
+        return model.model_validate(dict(value))
+    except ValidationError as error:
+        known = sorted(model.model_fields)
+        problems += [_sentence(name, item, known) for item in error.errors(include_url=False)]
+        return None
+
+
+def _sentence(name: str, item: ErrorDetails, known: list[str]) -> str:
+    field = ".".join([name, *map(str, item["loc"])])
+    if item["type"] == "extra_forbidden":
+        return f"{field}: there is no such field; known are {', '.join(known)}"
+    if item["type"] == "missing":
+        return f"{field}: is missing"
+    text = item["msg"].removeprefix("Value error, ")
+    text = text.replace("Input should be", "must be", 1)
+    return f"{field}: {text}, got {reprlib.repr(item['input'])}"

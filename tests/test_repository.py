@@ -1,0 +1,263 @@
+"""Versions appear whole, numbers never clash, signatures never change."""
+
+import contextlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bridge.errors import InvalidNameError, PublishError, UnknownModelError
+from bridge.repository import ModelRepository, Signature, check_model_id, render_config
+from bridge.tensors import TensorSpec
+
+
+def signature(width=4, *, max_batch_size=8, labels=("no", "yes")):
+    return Signature(
+        (TensorSpec("x", "FP32", (-1, width)),),
+        (TensorSpec("probabilities", "FP32", (-1, 2)),),
+        max_batch_size,
+        labels,
+    )
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return ModelRepository(tmp_path / "models")
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"weights")
+    return folder
+
+
+def publish(repository, files, model="m", task="t", **kwargs):
+    candidate = repository.lay_candidate(model, files, signature(**kwargs))
+    return repository.publish(candidate, {"task_id": task})
+
+
+def folders(repository):
+    return sorted(entry.name for entry in repository.root.iterdir() if entry.is_dir())
+
+
+def test_config_names_no_model_and_leaves_the_batch_to_triton():
+    assert render_config(signature()) == (
+        'backend: "onnxruntime"\n'
+        "max_batch_size: 8\n"
+        'input {\n  name: "x"\n  data_type: TYPE_FP32\n  dims: [ 4 ]\n}\n'
+        'output {\n  name: "probabilities"\n  data_type: TYPE_FP32\n  dims: [ 2 ]\n'
+        '  label_filename: "labels.txt"\n}\n'
+        "dynamic_batching { }\n"
+    )
+
+
+def test_config_without_batch_dimension():
+    text = Signature((TensorSpec("text", "BYTES", (-1,)),), (TensorSpec("y", "FP32", (3, 2)),), 0)
+    config = render_config(text)
+    assert "TYPE_STRING\n  dims: [ -1 ]" in config
+    assert "dims: [ 3, 2 ]" in config
+    assert "dynamic_batching" not in config
+    assert "labels" not in config
+
+
+def test_a_tensors_name_cannot_end_its_quotes():
+    evil = Signature((TensorSpec('x" }', "FP32", (-1, 1)),), (), 1)
+    with pytest.raises(InvalidNameError, match="tensor"):
+        render_config(evil)
+
+
+def test_first_version_appears_with_its_model(repository, files):
+    assert repository.models() == []
+    assert publish(repository, files) == 1
+    assert repository.models() == ["m"]
+    assert folders(repository) == ["m"]
+    home = repository.root / "m"
+    assert (home / "config.pbtxt").read_text() == render_config(signature())
+    assert (home / "labels.txt").read_text() == "no\nyes\n"
+    assert (home / "1" / "model.onnx").read_bytes() == b"weights"
+    card = repository.card("m", 1)
+    assert card["task_id"] == "t"
+    assert Signature.from_json(card["signature"]) == signature()
+
+
+def test_next_version_leaves_the_former_as_it_was(repository, files):
+    publish(repository, files, task="first")
+    before = (repository.root / "m" / "1" / "card.json").read_bytes()
+    (files / "model.onnx").write_bytes(b"better weights")
+    candidate = repository.lay_candidate("m", files, signature())
+    assert repository.publish(candidate, {"task_id": "second"}) == 2
+    assert repository.versions("m") == [1, 2]
+    assert (repository.root / "m" / "1" / "card.json").read_bytes() == before
+    assert (repository.root / "m" / "1" / "model.onnx").read_bytes() == b"weights"
+    repository.remove_candidate(candidate)
+    repository.remove_candidate(candidate)  # twice does no harm
+    assert folders(repository) == ["m"]
+
+
+def test_candidate_is_a_whole_model_that_nobody_calls(repository, files):
+    candidate = repository.lay_candidate("m", files, signature())
+    assert repository.models() == []
+    assert folders(repository) == [candidate.name]
+    laid = repository.root / candidate.name
+    assert sorted(path.name for path in laid.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+    assert [path.name for path in (laid / "1").iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("locked", [True, False], ids=["locked", "lock does not reach"])
+@pytest.mark.parametrize("existing", [True, False], ids=["known model", "new model"])
+def test_racing_publishers_get_numbers_of_their_own(
+    repository, files, monkeypatch, locked, existing
+):
+    if not locked:
+        monkeypatch.setattr(ModelRepository, "_lock", lambda _: contextlib.nullcontext())
+    if existing:
+        publish(repository, files)
+    candidates = [repository.lay_candidate("m", files, signature()) for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        numbers = list(
+            pool.map(
+                lambda pair: repository.publish(pair[1], {"task_id": f"task-{pair[0]}"}),
+                enumerate(candidates),
+            )
+        )
+    assert sorted(numbers) == list(range(1 + existing, 17 + existing))
+    for index, number in enumerate(numbers):
+        assert repository.find_version_by_task("m", f"task-{index}") == number
+
+
+def test_overlapping_deliveries_of_one_task_publish_once(repository, files):
+    candidates = [repository.lay_candidate("m", files, signature()) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        numbers = set(pool.map(lambda c: repository.publish(c, {"task_id": "t"}), candidates))
+    assert numbers == {1}
+    assert repository.versions("m") == [1]
+
+
+def test_crash_between_candidate_and_publish_leaves_nothing_live(repository, files):
+    publish(repository, files)
+    crashed = repository.lay_candidate("m", files, signature())
+    assert repository.versions("m") == [1]
+    assert repository.clean_candidates(3600) == []
+    assert repository.clean_candidates(0) == [crashed.name]
+    assert folders(repository) == ["m"]
+    with pytest.raises(PublishError, match="cannot publish"):
+        repository.publish(crashed, {"task_id": "crashed"})
+    assert publish(repository, files, task="next") == 2
+
+
+def test_crash_while_staging_is_cleaned_too(repository, files):
+    publish(repository, files)
+    staging = repository.root / ".staging-0123456789ab"
+    (staging / "1").mkdir(parents=True)
+    old = time.time() - 7200
+    os.utime(staging, (old, old))
+    assert repository.models() == ["m"]
+    assert repository.clean_candidates(3600) == []  # Triton never knew it: no name to unload
+    assert not staging.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"width": 5}, r"x FP32\[-1, 5\]"),
+        ({"max_batch_size": 4}, "max_batch_size 4"),
+        ({"labels": ("yes", "no")}, r"labels \['yes', 'no'\]"),
+    ],
+)
+def test_another_signature_is_refused_with_both_and_the_remedy(repository, files, change, shown):
+    publish(repository, files)
+    with pytest.raises(PublishError, match=shown) as refusal:
+        repository.lay_candidate("m", files, signature(**change))
+    assert "x FP32[-1, 4]" in str(refusal.value)
+    assert "choose another model_id" in str(refusal.value)
+    assert folders(repository) == ["m"]
+
+
+def test_signature_is_checked_again_at_the_last_moment(repository, files):
+    slow = repository.lay_candidate("m", files, signature(width=5))
+    publish(repository, files)
+    with pytest.raises(PublishError, match="another model_id"):
+        repository.publish(slow, {"task_id": "slow"})
+    assert repository.versions("m") == [1]
+    assert (repository.root / "m" / "config.pbtxt").read_text() == render_config(signature())
+
+
+@pytest.mark.parametrize("card", [None, "[]", "{", '{"signature": {"inputs": 3}}'])
+def test_a_model_put_there_by_hand_is_left_alone(repository, files, card):
+    version = repository.root / "m" / "7"
+    version.mkdir(parents=True)
+    if card is not None:
+        (version / "card.json").write_text(card)
+    with pytest.raises(PublishError, match="by hand"):
+        repository.lay_candidate("m", files, signature())
+    assert repository.find_version_by_task("m", "t") is None
+
+
+def test_withdrawn_version_is_gone_and_its_number_with_it(repository, files):
+    publish(repository, files)
+    assert publish(repository, files, task="bad") == 2
+    repository.withdraw("m", 2)
+    assert repository.versions("m") == [1]
+    assert repository.find_version_by_task("m", "bad") is None
+    grave = repository.root / "m" / ".withdrawn-2"
+    assert [path.name for path in grave.iterdir()] == ["card.json"]
+    assert repository.next_version("m") == 3
+    assert publish(repository, files, task="next") == 3
+    with pytest.raises(PublishError, match="cannot withdraw version 9"):
+        repository.withdraw("m", 9)
+
+
+def test_model_whose_only_version_was_withdrawn_can_come_back(repository, files):
+    publish(repository, files)
+    repository.withdraw("m", 1)
+    assert repository.models() == []
+    assert publish(repository, files, width=5) == 2
+    assert "dims: [ 5 ]" in (repository.root / "m" / "config.pbtxt").read_text()
+
+
+def test_versions_are_numbers_only(repository, files):
+    publish(repository, files)
+    for name in ("0", "01", "x", ".hidden", "2.tmp"):
+        (repository.root / "m" / name).mkdir()
+    assert repository.versions("m") == [1]
+    with pytest.raises(UnknownModelError, match="no version 5"):
+        repository.card("m", 5)
+
+
+def test_task_is_found_among_versions(repository, files):
+    for task in ("a", "b", "c"):
+        publish(repository, files, task=task)
+    assert [repository.find_version_by_task("m", task) for task in "abcd"] == [1, 2, 3, None]
+    assert repository.find_version_by_task("other", "a") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["../m", "", ".m", "a/b", "m" * 101, "m.candidate-0123456789ab", 3, None]
+)
+def test_model_ids_that_cannot_be(repository, files, name):
+    with pytest.raises(InvalidNameError, match="model_id"):
+        check_model_id(name)
+    with pytest.raises(InvalidNameError, match="model_id"):
+        repository.lay_candidate(name, files, signature())
+
+
+def test_a_repository_that_cannot_be_written(tmp_path, files):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(PublishError, match="cannot write"):
+        ModelRepository(tmp_path / "file").lay_candidate("m", files, signature())
+
+
+def test_a_card_must_be_json(repository, files):
+    candidate = repository.lay_candidate("m", files, signature())
+    with pytest.raises(ValueError, match="JSON"):
+        repository.publish(candidate, {"task_id": "t", "loss": float("nan")})
+    assert repository.models() == []
+
+
+def test_signature_survives_json():
+    text = json.dumps(signature().to_json())
+    assert Signature.from_json(json.loads(text)) == signature()

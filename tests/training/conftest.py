@@ -1,0 +1,150 @@
+"""Small real data, and a Triton that behaves like one without being one."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.datasets import load_digits
+
+from bridge.errors import ModelLoadError, TritonUnavailableError, UnknownModelError
+from bridge.settings import Settings
+from bridge.tensors import Tensor
+from bridge.training import run as run_module
+from bridge.training.datasets import DatasetStore
+from bridge.training.process import train_in_process
+from bridge.training.request import parse_request
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class FakeTriton:
+    """Loads folders of a repository as Triton does in explicit mode: the newest version only.
+
+    `refuses` names models (by substring) that it will not load; `skew` is added to its answers;
+    `down` makes every call fail as an outage does.
+    """
+
+    def __init__(self, repository: Path):
+        self.repository = repository
+        self.served = {}
+        self.refuses: set[tuple[str, int]] = set()
+        self.skew = 0.0
+        self.down = False
+        self.calls = []
+
+    async def load(self, name):
+        self._called("load", name)
+        numbers = [int(p.name) for p in (self.repository / name).glob("[0-9]*")]
+        if not numbers:
+            raise ModelLoadError(f"no versions of {name}")
+        if any(part in name and max(numbers) == number for part, number in self.refuses):
+            raise ModelLoadError(f"cannot load {name}")
+        assert (self.repository / name / "config.pbtxt").is_file()
+        model = self.repository / name / str(max(numbers)) / "model.onnx"
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self.served[name] = (str(max(numbers)), session)
+
+    async def unload(self, name):
+        self._called("unload", name)
+        if self.served.pop(name, None) is None:
+            raise UnknownModelError(name)
+
+    async def infer(self, name, inputs, *, version="", timeout_s):
+        self._called("infer", name)
+        assert timeout_s > 0
+        served, session = self.served[name]
+        if version not in ("", served):
+            raise UnknownModelError(f"{name} {version}")
+        found = session.run(None, {key: tensor.to_array() for key, tensor in inputs.items()})
+        names = [output.name for output in session.get_outputs()]
+        outputs = {
+            key: Tensor.from_array(array + np.float32(self.skew))
+            for key, array in zip(names, found, strict=True)
+        }
+        return SimpleNamespace(model_name=name, model_version=served, outputs=outputs)
+
+    def _called(self, what, name):
+        self.calls.append((what, name.partition(".candidate-")[0], ".candidate-" in name))
+        if self.down:
+            raise TritonUnavailableError("Triton is not available")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Handwritten digits: images float32 [1797, 8, 8] with values 0 to 16, and classes."""
+    bunch = load_digits()
+    return bunch.images.astype(np.float32), bunch.target
+
+
+@pytest.fixture(scope="session")
+def dataset_root(tmp_path_factory, digits):
+    """`digits` whole, `few` (300 of them)."""
+    root = tmp_path_factory.mktemp("datasets")
+    images, classes = digits
+    store = DatasetStore(root)
+    store.add("digits", {"train": {"image": images, "target": classes}})
+    store.add("few", {"train": {"image": images[:300], "target": classes[:300]}})
+    return root
+
+
+@pytest.fixture
+def settings(tmp_path, dataset_root):
+    return Settings(
+        dataset_root=dataset_root,
+        model_repository=tmp_path / "models",
+        checkpoint_root=tmp_path / "checkpoints",
+    )
+
+
+@pytest.fixture(scope="session")
+async def trained(tmp_path_factory, dataset_root):
+    """One real training in a real process: its outcome, progress and files."""
+    folder = tmp_path_factory.mktemp("trained")
+    request = parse_request(
+        "few", {"architecture": "cnn"}, {"epochs": 2}, Settings(dataset_root=dataset_root)
+    )
+    progress = []
+
+    async def on_progress(record):
+        progress.append(record)
+
+    outcome = await train_in_process(
+        request, folder, dataset_root, on_plan=lambda _: None, on_progress=on_progress
+    )
+    return SimpleNamespace(outcome=outcome, progress=progress, folder=folder)
+
+
+@pytest.fixture
+def trainings(monkeypatch, trained):
+    """Instead of training anew, each run gets the files of one real training."""
+    made = []
+
+    async def train_in_process(request, folder, dataset_root, *, on_plan, on_progress):
+        del dataset_root
+        made.append(request.model_id)
+        on_plan(trained.outcome.plan)
+        await on_progress(trained.progress[-1])
+        shutil.copytree(trained.folder, folder, dirs_exist_ok=True)
+        return trained.outcome
+
+    monkeypatch.setattr(run_module, "train_in_process", train_in_process)
+    return made
+
+
+@pytest.fixture
+def fake_triton(settings):
+    return FakeTriton(settings.model_repository)
+
+
+@pytest.fixture
+def architectures_of_a_user(tmp_path, monkeypatch):
+    """A distribution of somebody else's with two architectures, installed for this test."""
+    shutil.copytree(Path(__file__).parent / "users_package", tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    # For the training process; what this process was started with must stay.
+    inherited = [path for path in sys.path if path and Path(path) != ROOT]
+    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, inherited)))

@@ -1,0 +1,89 @@
+"""Columns that cannot be trained on, each told with the column and the remedy."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bridge.errors import DatasetError, InvalidNameError
+from bridge.training.datasets import DatasetStore
+from bridge.training.examples import prepare
+from bridge.training.request import ModelConfig
+
+ROWS = 40
+X = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(np.float32)
+Y = np.arange(ROWS) % 2
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "root").mkdir()
+    return DatasetStore(tmp_path / "root")
+
+
+def examples(store, dataset_id="d", **model):
+    splits = store.load(dataset_id, seed=0, validation_fraction=0.25)
+    return prepare(splits, ModelConfig(architecture="mlp", **model))
+
+
+NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("columns", "model", "shown"),
+    [
+        ({"x": X, "target": Y}, {"input": "z"}, "no column 'z'; there are 'x', 'target'"),
+        ({"x": X, "target": Y}, {"target": "z"}, "no column 'z'"),
+        ({"x": X, "t": Y}, {}, "cannot tell which column is the target"),
+        ({"x": X, "y": Y, "label": Y}, {}, "cannot tell which column is the target"),
+        ({"target": Y}, {}, "no column beside the target"),
+        ({"x": NAN, "target": Y}, {}, "column 'x' has NaN, infinite or too large values in 1 of"),
+        ({"x": X * np.inf, "target": Y}, {}, "has NaN, infinite"),
+        ({"x": X.astype(float) * 1e300, "target": Y}, {}, "too large values"),
+        ({"x": X, "target": NAN[:, 0]}, {}, "column 'target' has NaN"),
+        ({"x": Y.astype(str), "z": X, "target": Y}, {}, "column 'x' holds text, not numbers"),
+        ({"x": X, "target": Y * 0}, {}, "has only the class 0"),
+        ({"x": X, "target": np.arange(ROWS)}, {}, "40 classes|classes in 30 rows"),
+        ({"x": X, "target": X[:, 0]}, {"task": "classification"}, "holds fractions"),
+        ({"x": X, "target": X}, {"task": "classification"}, "one class for each row"),
+        ({"x": X[:8], "target": Y[:8]}, {}, "are too few; at least 10"),
+        ({"x": X[:1], "target": Y[:1]}, {}, "too few"),
+        ({"x": X, "i": X.reshape(-1, 3, 1), "target": Y}, {}, "which cannot be laid beside"),
+        ({"a b": X, "target": Y}, {}, "the input column's name"),
+        ({"x": X, "target": np.where(Y, "a\nb", "c")}, {}, "cannot be a label"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(store, columns, model, shown):
+    store.add("d", {"train": columns})
+    with pytest.raises((DatasetError, InvalidNameError), match=shown):
+        examples(store, **model)
+
+
+def test_ragged_rows(store):
+    rows = [[1.0, 2.0]] * (ROWS - 1) + [[1.0]]
+    pq.write_table(pa.table({"x": rows, "target": Y}), store.root / "d.parquet")
+    with pytest.raises(DatasetError, match="column 'x' is ragged: its rows have sizes"):
+        examples(store)
+
+
+def test_missing_values(store):
+    rows = [f"{i}.5,{i},{i % 2}" for i in range(ROWS)]
+    (store.root / "d.csv").write_text("\n".join(["a,b,target", *rows, ",1,0", ",2,1"]))
+    with pytest.raises(DatasetError, match=r"column 'a' has . missing value"):
+        examples(store)
+
+
+def test_columns_of_other_kinds(store):
+    pq.write_table(pa.table({"x": [{"a": 1}] * ROWS, "target": Y}), store.root / "d.parquet")
+    with pytest.raises(DatasetError, match="column 'x' holds struct"):
+        examples(store)
+
+
+def test_validation_that_does_not_fit(store):
+    good = {"x": X, "target": Y}
+    store.add("shape", {"train": good, "validation": {"x": X[:, :2], "target": Y}})
+    with pytest.raises(DatasetError, match=r"shape \[3\] in train and \[2\] in validation"):
+        examples(store, "shape")
+    store.add("classes", {"train": good, "validation": {"x": X, "target": Y + 5}})
+    with pytest.raises(DatasetError, match=r"classes that train has not: \[5, 6\]"):
+        examples(store, "classes")

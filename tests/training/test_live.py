@@ -1,0 +1,85 @@
+"""The whole way on a real Triton: a dataset becomes a model that answers."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from bridge.errors import UnknownModelError
+from bridge.settings import Settings
+from bridge.tensors import Tensor
+from bridge.training.request import parse_request
+from bridge.training.run import train
+from bridge.triton_client import TritonClient
+
+
+@pytest.fixture
+async def client(triton):
+    async with TritonClient([triton.address], triton.admin_key) as client:
+        yield client
+
+
+@pytest.mark.usefixtures("trained")
+async def test_the_defaults_make_a_good_model_of_digits(
+    triton, client, dataset_root, digits, tmp_path, request
+):
+    settings = Settings(
+        dataset_root=dataset_root,
+        model_repository=triton.repository,
+        checkpoint_root=tmp_path,
+    )
+
+    publishing = asyncio.Event()
+
+    async def on_progress(progress):
+        if progress.get("stage") == "publishing":
+            publishing.set()
+
+    async def run(task_id):
+        model = {"architecture": "cnn", "model_id": "training-live"}
+        asked = parse_request("digits", model, {}, settings)
+        return await train(
+            asked, task_id=task_id, settings=settings, triton=client, on_progress=on_progress
+        )
+
+    async def ask(rows, version=""):
+        reply = await client.infer(
+            "training-live", {"image": Tensor.from_array(rows)}, version=version, timeout_s=30
+        )
+        return reply.model_version, reply.outputs["probabilities"].to_array()
+
+    first = await run("first")
+    assert first["model_version"] == "1"
+    assert first["metrics"]["accuracy"] >= 0.98
+    assert first["parity"]["triton_max_abs_difference"] <= first["parity"]["tolerance"]
+    images, classes = digits
+    version, answers = await ask(images[:50])
+    assert version == "1"
+    assert (answers.argmax(1) == classes[:50]).mean() >= 0.96
+
+    # While callers ask, a second version goes live: none is refused, each gets an answer.
+    served = []
+
+    publishing.clear()
+    request.getfixturevalue("trainings")  # one real training here is enough
+
+    async def hammer():
+        await publishing.wait()  # not sooner: it takes the processor from the training
+        while True:
+            version, answers = await ask(images[:1])
+            assert np.isfinite(answers).all()
+            served.append(version)
+
+    caller = asyncio.create_task(hammer())
+    second = await run("second")
+    await asyncio.sleep(0.2)
+    assert not caller.done(), caller.exception()
+    caller.cancel()
+    assert second["model_version"] == "2"
+    assert served == sorted(served)
+    assert set(served) == {"1", "2"}
+
+    index = {state.name: state.state for state in await client.index()}
+    assert not any(".candidate-" in name for name in index)
+    with pytest.raises(UnknownModelError):
+        await ask(images[:1], version="1")

@@ -1,0 +1,216 @@
+"""From trained files to a live model: nothing goes live unproven, nothing twice."""
+
+import asyncio
+
+import pytest
+
+from bridge.errors import PublishError, TritonUnavailableError
+from bridge.repository import ModelRepository
+from bridge.training import run as run_module
+from bridge.training.request import parse_request
+from bridge.training.run import train
+
+
+@pytest.fixture
+def repository(settings):
+    return ModelRepository(settings.model_repository)
+
+
+pytestmark = pytest.mark.usefixtures("trainings")
+
+
+async def start(settings, triton, task_id="t", progress=None, model_id="few", **hyperparameters):
+    model = {"architecture": "cnn", "model_id": model_id}
+    request = parse_request("few", model, hyperparameters, settings)
+
+    async def on_progress(record):
+        if progress is not None:
+            progress.append(record)
+
+    return await train(
+        request, task_id=task_id, settings=settings, triton=triton, on_progress=on_progress
+    )
+
+
+def nothing_left(settings):
+    return (
+        [path.name for path in settings.checkpoint_root.iterdir()] == []
+        and list(settings.model_repository.glob("*.candidate-*")) == []
+        and list(settings.model_repository.glob(".staging-*")) == []
+    )
+
+
+async def test_a_trained_model_goes_live(settings, fake_triton, repository, trained):
+    progress = []
+    result = await start(settings, fake_triton, progress=progress)
+    assert result["model_name"] == "few"
+    assert result["model_version"] == "1"
+    assert result["metrics"] == trained.outcome.result["metrics"]
+    assert result["parity"]["triton_max_abs_difference"] < 1e-5
+    assert result["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 8, 8]}]
+    assert result["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
+    assert result["labels"] == [str(digit) for digit in range(10)]
+    assert result["dataset_id"] == "few"
+    assert result["duration_s"] > 0
+    assert progress[-1] == {"stage": "publishing"}
+    # Asked under the candidate's name first, twice (one row, several), then under its own.
+    assert fake_triton.calls == [
+        ("load", "few", True),
+        ("infer", "few", True),
+        ("infer", "few", True),
+        ("unload", "few", True),
+        ("load", "few", False),
+        ("infer", "few", False),
+    ]
+    assert list(fake_triton.served) == ["few"]
+    assert nothing_left(settings)
+    card = repository.card("few", 1)
+    assert card["task_id"] == "t"
+    assert card["model"]["architecture"] == "cnn"
+    assert card["hyperparameters"]["epochs"] == 15
+
+
+async def test_a_second_task_makes_a_second_version(settings, fake_triton, repository):
+    await start(settings, fake_triton, "one")
+    assert (await start(settings, fake_triton, "two"))["model_version"] == "2"
+    assert repository.versions("few") == [1, 2]
+    assert fake_triton.served["few"][0] == "2"
+
+
+async def test_a_redelivered_task_gets_its_recorded_result(
+    settings, fake_triton, repository, trainings
+):
+    first = await start(settings, fake_triton)
+    # The worker died before Triton heard of it, and the task came again.
+    fake_triton.served.clear()
+    assert await start(settings, fake_triton) == first
+    assert trainings == ["few"]
+    assert repository.versions("few") == [1]
+    assert fake_triton.served["few"][0] == "1"
+
+
+async def test_a_late_redelivery_leaves_the_newer_version_alone(settings, fake_triton, repository):
+    first = await start(settings, fake_triton, "one")
+    await start(settings, fake_triton, "two")
+    fake_triton.calls.clear()
+    assert await start(settings, fake_triton, "one") == first
+    assert fake_triton.calls == []
+    assert repository.versions("few") == [1, 2]
+
+
+async def test_a_model_that_triton_cannot_load_is_never_published(
+    settings, fake_triton, repository
+):
+    await start(settings, fake_triton, "good")
+    fake_triton.refuses.add((".candidate-", 1))
+    with pytest.raises(
+        PublishError, match=r"refused the new version of model 'few'.*not published"
+    ):
+        await start(settings, fake_triton, "bad")
+    assert repository.versions("few") == [1]
+    assert fake_triton.served["few"][0] == "1"
+    assert nothing_left(settings)
+
+
+async def test_a_model_that_answers_otherwise_is_never_published(settings, fake_triton, repository):
+    fake_triton.skew = 0.01
+    with pytest.raises(PublishError, match=r"differ from torch's by 0\.01"):
+        await start(settings, fake_triton)
+    assert repository.models() == []
+    assert fake_triton.served == {}
+    assert nothing_left(settings)
+
+
+async def test_a_published_version_that_will_not_load_is_withdrawn(
+    settings, fake_triton, repository
+):
+    await start(settings, fake_triton, "good")
+    fake_triton.refuses.add(("few", 2))
+    with pytest.raises(PublishError, match="the version before serves on"):
+        await start(settings, fake_triton, "bad")
+    assert repository.versions("few") == [1]
+    assert repository.find_version_by_task("few", "bad") is None
+    assert fake_triton.served["few"][0] == "1"
+    # Its number is not used again.
+    fake_triton.refuses.clear()
+    assert (await start(settings, fake_triton, "bad"))["model_version"] == "3"
+
+
+async def test_an_outage_before_publishing_is_worth_another_try(settings, fake_triton, repository):
+    fake_triton.down = True
+    with pytest.raises(TritonUnavailableError):
+        await start(settings, fake_triton)
+    assert repository.models() == []
+    assert nothing_left(settings)
+    fake_triton.down = False
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+
+
+async def test_an_outage_after_publishing_keeps_the_version(
+    settings, fake_triton, repository, trainings, monkeypatch
+):
+    load = fake_triton.load
+
+    async def fail(name):
+        if ".candidate-" not in name:
+            raise TritonUnavailableError("gone")
+        await load(name)
+
+    monkeypatch.setattr(fake_triton, "load", fail)
+    with pytest.raises(TritonUnavailableError):
+        await start(settings, fake_triton)
+    assert repository.versions("few") == [1]
+    monkeypatch.setattr(fake_triton, "load", load)
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+    assert trainings == ["few"]
+    assert fake_triton.served["few"][0] == "1"
+
+
+async def test_another_signature_is_refused_before_training(settings, fake_triton, repository):
+    await start(settings, fake_triton, model_id="shared")
+    other = repository.root / "shared" / "1" / "card.json"
+    other.write_text(other.read_text().replace('"image"', '"picture"'))
+    with pytest.raises(PublishError, match=r"takes and gives .*picture.*image.*another model_id"):
+        await start(settings, fake_triton, "second", model_id="shared")
+    assert repository.versions("shared") == [1]
+    assert nothing_left(settings)
+
+
+async def test_leftovers_of_a_crash_are_removed_from_triton_too(
+    settings, fake_triton, repository, trained, monkeypatch
+):
+    monkeypatch.setattr(run_module, "_LEFTOVER_S", -1)
+    files = trained.folder / "version"
+    crashed = repository.lay_candidate("few", files, trained.outcome.plan.signature)
+    await fake_triton.load(crashed.name)
+    await start(settings, fake_triton)
+    assert list(fake_triton.served) == ["few"]
+    assert nothing_left(settings)
+
+
+@pytest.mark.parametrize("where", ["laying", "trying"])
+async def test_cancelling_while_publishing_leaves_no_candidate(
+    settings, fake_triton, repository, monkeypatch, where
+):
+    reached = asyncio.Event()
+    lay, loop = ModelRepository.lay_candidate, asyncio.get_running_loop()
+
+    def slow_lay(*args):
+        if where == "laying":
+            loop.call_soon_threadsafe(reached.set)
+        return lay(*args)
+
+    async def slow_infer(*_, **__):
+        reached.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(ModelRepository, "lay_candidate", slow_lay)
+    monkeypatch.setattr(fake_triton, "infer", slow_infer)
+    task = asyncio.create_task(start(settings, fake_triton))
+    await asyncio.wait_for(reached.wait(), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert repository.models() == []
+    assert fake_triton.served == {}
+    assert nothing_left(settings)
