@@ -12,7 +12,7 @@ of concurrent tasks nor its bookkeeping stands between a message and its batch.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
@@ -59,18 +59,39 @@ class Intake:
         self._results = results
         self._running: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` on a delivery as a task that `drain` waits for."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-
     async def take(self, delivery: Delivery) -> bool:
-        """Deal with one delivery.
+        """Deal with one delivery, in a task of its own.
 
         Returns:
             True if it is dealt with; False if taskiq's receiver shall run it.
         """
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+        try:
+            return await self._take(delivery)
+        except Exception:
+            logger.exception("a message was not dealt with, and will be delivered again")
+            return True
+        finally:
+            if task is not None:
+                self._running.discard(task)
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait for what runs; give up what still does after `timeout_s` seconds.
+
+        Returns:
+            How many were given up. They stay unacknowledged: the queue delivers them again.
+        """
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+        left = [task for task in self._running if not task.done()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return len(left)
+
+    async def _take(self, delivery: Delivery) -> bool:
         try:
             message = self._broker.formatter.loads(delivery.body)
             message.parse_labels()
@@ -95,20 +116,6 @@ class Intake:
             return True
         await delivery.ack()
         return True
-
-    async def drain(self, timeout_s: float) -> int:
-        """Wait for what runs; give up what still does after `timeout_s` seconds.
-
-        Returns:
-            How many were given up. They stay unacknowledged: the queue delivers them again.
-        """
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout_s)
-        left = [task for task in self._running if not task.done()]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        return len(left)
 
     async def _run(self, message: TaskiqMessage, shortcut: Shortcut) -> None:
         """Run a task to a saved result. Returns only once the result is saved."""
@@ -166,8 +173,3 @@ class Intake:
                 await maybe_awaitable(getattr(middleware, hook)(*arguments))
             except Exception:
                 logger.exception("%s of %s failed", hook, type(middleware).__name__)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a message was not dealt with and will be delivered again", exc_info=error)

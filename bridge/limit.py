@@ -19,7 +19,8 @@ class Limit:
     least: int = 1
     most: int = 16
     current: int = 1
-    _fastest_s: float = float("inf")
+    fastest_s: float = float("inf")
+    """The lowest latency of late, in seconds."""
     _seen: int = 0
 
     def succeeded(self, latency_s: float, in_flight: int) -> None:
@@ -31,11 +32,11 @@ class Limit:
         """
         self._seen += 1
         if self._seen % _FORGET_EVERY == 0:  # a server that became slower, or a larger batch
-            self._fastest_s = float("inf")
-        self._fastest_s = min(self._fastest_s, latency_s)
+            self.fastest_s = float("inf")
+        self.fastest_s = min(self.fastest_s, latency_s)
         if in_flight < self.current:
             return  # the limit was not felt: nothing can be learnt about it
-        in_line = self.current * (1 - self._fastest_s / latency_s)
+        in_line = self.current * (1 - self.fastest_s / latency_s)
         if in_line < _ALPHA:
             self.current = min(self.most, self.current + 1)
         elif in_line > _BETA:

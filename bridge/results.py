@@ -77,6 +77,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             result_ex_time=settings.bridge_result_ttl_s,
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
+        self._redis: Redis = Redis(connection_pool=self.redis_pool)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -104,8 +105,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         Raises:
             ResultIsMissingError: there is none (yet, or any more).
         """
-        async with Redis(connection_pool=self.redis_pool) as redis:
-            value: Any = await redis.get(task_id)
+        value: Any = await self._redis.get(task_id)
         if value is None:
             raise ResultIsMissingError
         return decode_result(value)
@@ -145,16 +145,15 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         is kept with the next try.
         """
         commands: list[_Pending | None] = []
-        async with Redis(connection_pool=self.redis_pool) as redis:
-            pipe = redis.pipeline(transaction=False)
-            for item in batch:
-                pipe.set(item.task_id, item.value, ex=self.result_ex_time)
-                commands.append(item)
-                if item.token is not None:
-                    pushed = item.value if len(item.value) <= _PUSHED_BYTES else None
-                    pipe.publish(reply_channel(item.token), msgpack.packb((item.task_id, pushed)))
-                    commands.append(None)
-            answers: list[Any] = await pipe.execute(raise_on_error=False)
+        pipe = self._redis.pipeline(transaction=False)
+        for item in batch:
+            pipe.set(item.task_id, item.value, ex=self.result_ex_time)
+            commands.append(item)
+            if item.token is not None:
+                pushed = item.value if len(item.value) <= _PUSHED_BYTES else None
+                pipe.publish(reply_channel(item.token), msgpack.packb((item.task_id, pushed)))
+                commands.append(None)
+        answers: list[Any] = await pipe.execute(raise_on_error=False)
         failures: dict[_Pending, Exception] = {}
         for kept, answer in zip(commands, answers, strict=True):
             if kept is None:

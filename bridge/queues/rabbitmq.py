@@ -5,7 +5,6 @@ either side may come first.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
@@ -14,7 +13,8 @@ from typing import Any
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage
 from taskiq_aio_pika import AioPikaBroker
 from taskiq_aio_pika.exchange import Exchange
@@ -24,6 +24,7 @@ from bridge.errors import BridgeError, QueueError
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
+from bridge.queues.consumer import Consumer
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -43,18 +44,18 @@ class _AmqpDelivery:
 
     def __init__(
         self,
-        message: AbstractIncomingMessage,
+        message: DeliveredMessage,
         broker: "RabbitMQBroker",
         acknowledger: Acknowledger,
     ) -> None:
-        self.body = message.body
+        self.body: bytes = message.body
         self.redelivered = bool(message.redelivered)
         self._message = message
         self._broker = broker
         self._acknowledger = acknowledger
 
     async def ack(self) -> None:
-        """Acknowledge with the next frame."""
+        """Acknowledge with one of the next frames."""
         if self._message.delivery_tag is not None:
             self._acknowledger.done(self._message.delivery_tag)
 
@@ -73,6 +74,7 @@ class RabbitMQBroker(AioPikaBroker):
 
     def __init__(self, settings: Settings, queue: str, routing_key: str, prefetch: int) -> None:
         self._acknowledger: Acknowledger | None = None
+        self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
         self._drain_timeout_s = settings.bridge_drain_timeout_s
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
@@ -100,45 +102,45 @@ class RabbitMQBroker(AioPikaBroker):
         if self.read_channel is None:
             raise QueueError("start the broker before listening")
         await self.read_channel.set_qos(prefetch_count=self._qos)
-        [(queue, arguments)] = await self._declare_queues(self.read_channel)
-        handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
-
-        async def deal(delivery: _AmqpDelivery) -> None:
-            if not await self.intake.take(delivery):
-                handed_on.put_nowait(AckableMessage(data=delivery.body, ack=delivery.ack))
-
-        async def receive(message: AbstractIncomingMessage) -> None:
-            self.intake.start(deal(self._delivery(message)))
-
-        tag = await queue.consume(receive, **arguments)
+        consumer = Consumer(self.read_channel, self._task_queues[0], self._declare, self._receive)
+        consuming = asyncio.create_task(consumer.run())
         try:
             while True:
-                yield await handed_on.get()
+                yield await self._handed_on.get()
         finally:
-            with contextlib.suppress(aiormq.exceptions.AMQPError, RuntimeError):
-                await queue.cancel(tag)
+            consuming.cancel()
+            await asyncio.gather(consuming, return_exceptions=True)
+            await consumer.cancel()
             left = await self.intake.drain(self._drain_timeout_s)
             if left:
                 logger.warning("%d tasks did not end in time; they will be delivered again", left)
             if self._acknowledger is not None:
                 await self._acknowledger.flush()
 
-    def _delivery(self, message: AbstractIncomingMessage) -> _AmqpDelivery:
+    async def _declare(self) -> None:
+        if self.read_channel is not None:
+            await self._declare_queues(self.read_channel)
+
+    async def _receive(self, message: DeliveredMessage) -> None:
+        """Deal with one delivery; runs as a task of its own."""
         channel = message.channel
         if self._acknowledger is None or self._acknowledger.channel is not channel:
-            # The first, or after a reconnection.
+            # The first delivery, or the first after a reconnection.
             self._acknowledger = Acknowledger(channel, together=max(1, self._qos // 4))
         if message.delivery_tag is not None:
             self._acknowledger.delivered(message.delivery_tag)
-        return _AmqpDelivery(message, self, self._acknowledger)
+        delivery = _AmqpDelivery(message, self, self._acknowledger)
+        if not await self.intake.take(delivery):
+            self._handed_on.put_nowait(AckableMessage(data=delivery.body, ack=delivery.ack))
 
-    async def dead_letter(self, message: AbstractIncomingMessage, reason: BridgeError) -> None:
+    async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
         """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue."""
         if self.write_channel is None:
             raise QueueError("start the broker before dead-lettering")
-        delivered_before = message.headers.get("x-delivery-count")
-        headers = {
-            **message.headers,
+        properties = message.header.properties
+        headers = dict(properties.headers or {})
+        delivered_before = headers.get("x-delivery-count")
+        headers |= {
             "x-bridge-reason": str(reason)[:1000],
             "x-bridge-error": type(reason).__name__,
             "x-bridge-queue": self._task_queues[0].name,
@@ -149,7 +151,7 @@ class RabbitMQBroker(AioPikaBroker):
             aio_pika.Message(
                 message.body,
                 headers=headers,
-                content_type=message.content_type,
+                content_type=properties.content_type,
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             ),
             routing_key=self._dead_letter_queue.name,

@@ -75,6 +75,7 @@ class StreamBroker(RedisStreamBroker):
             Messages of tasks that have no shortcut.
         """
         room = asyncio.Semaphore(self._prefetch)
+        dealing: set[asyncio.Task[None]] = set()
         handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
 
         async def deal(message: AckableMessage) -> None:
@@ -87,7 +88,9 @@ class StreamBroker(RedisStreamBroker):
         async def read() -> None:
             async for message in super(StreamBroker, self).listen():
                 await room.acquire()
-                self.intake.start(deal(message))
+                task = asyncio.create_task(deal(message))
+                dealing.add(task)
+                task.add_done_callback(dealing.discard)
 
         reader = asyncio.create_task(read())
         try:

@@ -12,6 +12,7 @@ import redis.asyncio
 
 from bridge import errors
 from bridge.client import BridgeClient
+from bridge.embedded.rabbitmq import RabbitMQServer
 from bridge.embedded.redis import RedisServer
 from bridge.messages import decode_result
 from bridge.queues import build_broker, queue_depths
@@ -223,3 +224,45 @@ async def test_a_client_whose_redis_connection_is_cut_still_hears(worker, settin
                 await store.client_kill_filter(_type=kind, skipme=True)
         result = await client.infer("double", {"x": ROWS}, timeout_s=20)
         assert result.outputs["y"].tolist() == [[2, 4, 6, 8]]
+
+
+async def test_consumption_comes_back_when_its_queue_was_deleted(
+    amqp, own, own_environment, new_worker
+):
+    worker = await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    before, after = task(), task()
+    await publish(amqp, own, before)
+    assert not (await read(own, before["task_id"])).is_err
+    await (await amqp.get_queue(own.taskiq_ml_queue)).delete(if_unused=False, if_empty=False)
+    async with asyncio.timeout(20):
+        while "again" not in worker.log.read_text():
+            await asyncio.sleep(0.05)
+    await publish(amqp, own, after)
+    assert not (await read(own, after["task_id"])).is_err
+
+
+async def test_a_restarted_rabbitmq_is_consumed_again_and_loses_nothing(
+    environment, new_worker, state, monkeypatch
+):
+    async with RabbitMQServer(state) as server:
+        there = environment | {
+            "RABBITMQ_PORT": str(server.port),
+            "RABBITMQ_USERNAME": server.username,
+            "RABBITMQ_PASSWORD": server.password,
+        }
+        for name, value in there.items():
+            monkeypatch.setenv(name, value)
+        here = Settings()
+        worker = await new_worker([*COMMAND, "--workers", "1"], there)
+        tasks = [task() for _ in range(400)]
+        for part in (tasks[:200], tasks[200:]):
+            connection = await aio_pika.connect(here.rabbitmq_url)
+            async with connection:
+                await publish(await connection.channel(), here, *part)
+            await server.restart()
+        for item in tasks:
+            assert not (await read(here, item["task_id"], timeout_s=40)).is_err
+        assert await worker.stop() == 0
+        async with asyncio.timeout(10):
+            while (await queue_depths(here))[0].messages:
+                await asyncio.sleep(0.1)
