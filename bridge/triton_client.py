@@ -29,6 +29,7 @@ from bridge.errors import (
     TritonUnavailableError,
     UnknownModelError,
 )
+from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.tensors import Tensor, TensorSpec
 
@@ -80,21 +81,20 @@ class ModelState:
     reason: str
 
 
-class _Replica:
-    """One Triton server: a channel and how many requests it has in hand."""
+class _Server:
+    """One Triton server: its address, channel and stub."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        self.outstanding = 0
 
 
 class TritonClient:
     """A long-lived client of one or several Triton servers with the same models.
 
     Make one for each process, after any fork, and close it at the end. Inference goes to the
-    server with the least in hand; loading goes to each of them.
+    server with the least in hand, and on to the next where that one is away; loading goes to each.
     """
 
     def __init__(self, addresses: list[str], admin_key: str | None = None) -> None:
@@ -104,7 +104,7 @@ class TritonClient:
             addresses: gRPC addresses, `host:port`.
             admin_key: key of the restricted model-repository protocol, if it is restricted.
         """
-        self._replicas = [_Replica(address) for address in addresses]
+        self._servers = Replicas([_Server(address) for address in addresses], self._ready)
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
@@ -123,12 +123,13 @@ class TritonClient:
 
     async def close(self) -> None:
         """Close every channel."""
-        for replica in self._replicas:
-            await replica.channel.close()
+        await self._servers.close()
+        for server in self._servers:
+            await server.channel.close()
 
     async def ready(self) -> bool:
         """Whether at least one server says that it is ready."""
-        answers = await asyncio.gather(*(self._ready(replica) for replica in self._replicas))
+        answers = await asyncio.gather(*(self._ready(server) for server in self._servers))
         return any(answers)
 
     async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
@@ -177,14 +178,9 @@ class TritonClient:
                 f"the request is {size:,} bytes; gRPC carries {MAX_GRPC_MESSAGE_SIZE:,}. "
                 "Send fewer rows at a time"
             )
-        replica = min(self._replicas, key=lambda one: one.outstanding)
-        replica.outstanding += 1
-        try:
-            reply = await replica.stub.ModelInfer(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error, replica.address, name) from None
-        finally:
-            replica.outstanding -= 1
+        reply = await self._on_any(
+            name, lambda server: server.stub.ModelInfer(request, timeout=timeout_s)
+        )
         outputs = {
             output.name: Tensor(output.datatype, tuple(output.shape), data)
             for output, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
@@ -198,18 +194,18 @@ class TritonClient:
             RestrictedError: the admin key is missing or wrong.
             ModelLoadError: a server could not load it; what it served before, it still serves.
         """
-        for replica in self._replicas:
+        for server in self._servers:
             request = service_pb2.RepositoryModelLoadRequest(model_name=name)
             try:
-                await replica.stub.RepositoryModelLoad(
+                await server.stub.RepositoryModelLoad(
                     request, timeout=_LOAD_S, metadata=self._admin
                 )
             except grpc.aio.AioRpcError as error:
-                failure = _translated(error, replica.address, name)
+                failure = _translated(error, server.address, name)
                 if isinstance(failure, (RestrictedError, TritonUnavailableError)):
                     raise failure from None
                 raise ModelLoadError(
-                    f"Triton at {replica.address} could not load {name!r}: {error.details()}"
+                    f"Triton at {server.address} could not load {name!r}: {error.details()}"
                 ) from None
         self._forget(name)
 
@@ -220,53 +216,74 @@ class TritonClient:
             TritonError: a server refused.
         """
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-        for replica in self._replicas:
-            await self._call(replica, replica.stub.RepositoryModelUnload, request, name)
+        for server in self._servers:
+            await self._call(server, server.stub.RepositoryModelUnload, request, name)
         self._forget(name)
 
     async def index(self) -> list[ModelState]:
-        """Every model version that the first server knows of, served or not.
+        """Every model version that one server knows of, served or not.
 
         Raises:
             RestrictedError: the admin key is missing or wrong.
         """
-        replica = self._replicas[0]
+        server = self._servers.candidates()[0]
         request = service_pb2.RepositoryIndexRequest()
-        reply = await self._call(replica, replica.stub.RepositoryIndex, request, "")
+        reply = await self._call(server, server.stub.RepositoryIndex, request, "")
         return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
 
     async def statistics(self, name: str = "") -> list[Any]:
-        """`ModelStatistics` messages of the first server, for one model or all."""
-        replica = self._replicas[0]
+        """`ModelStatistics` messages of every server, for one model or all."""
         request = service_pb2.ModelStatisticsRequest(name=name)
-        reply = await self._call(replica, replica.stub.ModelStatistics, request, name)
-        return list(reply.model_stats)
+        found: list[Any] = []
+        for server in self._servers:
+            reply = await self._call(server, server.stub.ModelStatistics, request, name)
+            found += reply.model_stats
+        return found
 
-    async def _ready(self, replica: _Replica) -> bool:
+    async def _ready(self, server: _Server) -> bool:
         request = service_pb2.ServerReadyRequest()
         try:
-            reply = await replica.stub.ServerReady(request, timeout=_QUICK_S)
+            reply = await server.stub.ServerReady(request, timeout=_QUICK_S)
         except grpc.aio.AioRpcError:
             return False
         return bool(reply.ready)
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
-        replica = min(self._replicas, key=lambda one: one.outstanding)
         request = service_pb2.ModelConfigRequest(name=name, version=version)
-        reply = await self._call(replica, replica.stub.ModelConfig, request, name)
+        reply = await self._on_any(
+            name, lambda server: server.stub.ModelConfig(request, timeout=_QUICK_S)
+        )
         spec = _spec_from_config(reply.config)
         if len(self._specs) >= _CACHED_SPECS:
             self._specs.clear()
         self._specs[name, version] = spec
         return spec
 
+    async def _on_any(self, name: str, call: Callable[[_Server], Any]) -> Any:
+        """Call the least busy server; where it is away or lacks the model, the next one.
+
+        That is safe to repeat: inference changes nothing in a server.
+        """
+        failure: BridgeError | None = None
+        for server in self._servers.candidates():
+            try:
+                with self._servers.busy(server):
+                    return await call(server)
+            except grpc.aio.AioRpcError as error:
+                failure = _translated(error, server.address, name)
+                if isinstance(failure, TritonUnavailableError):
+                    self._servers.take_out(server)
+                elif not isinstance(failure, UnknownModelError):
+                    break
+        raise failure or TritonUnavailableError("no Triton address is given")
+
     async def _call(
-        self, replica: _Replica, method: Callable[..., Any], request: Any, name: str
+        self, server: _Server, method: Callable[..., Any], request: Any, name: str
     ) -> Any:
         try:
             return await method(request, timeout=_QUICK_S, metadata=self._admin)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, replica.address, name) from None
+            raise _translated(error, server.address, name) from None
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self._specs if key[0] == name]:

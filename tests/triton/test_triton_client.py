@@ -1,0 +1,140 @@
+"""The gRPC client against real Triton servers."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from bridge import errors
+from bridge.embedded.triton import TritonServer
+from bridge.tensors import Tensor
+from bridge.triton_client import TritonClient
+
+X = Tensor.from_array(np.ones((2, 4), np.float32))
+
+
+@pytest.fixture
+async def client(triton):
+    async with TritonClient([triton.address], triton.admin_key) as client:
+        yield client
+
+
+async def test_a_spec_says_what_the_model_takes(client):
+    spec = await client.model_spec("double")
+    assert spec.max_batch_size == 8
+    assert spec.mixable
+    assert spec.inputs["x"].datatype == "FP32"
+    assert spec.inputs["x"].shape == (-1, 4)
+    fixed = await client.model_spec("fixed")
+    assert not fixed.mixable
+    assert fixed.inputs["x"].shape == (2, 2)
+
+
+async def test_concurrent_spec_calls_share_one_request(client):
+    specs = await asyncio.gather(*(client.model_spec("double") for _ in range(50)))
+    assert all(spec is specs[0] for spec in specs)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "version", "error"),
+    [
+        ("nope", {"x": X}, "", errors.UnknownModelError),
+        ("double", {"x": X}, "7", errors.UnknownModelError),
+        ("double", {"z": X}, "", errors.TritonRefusedError),
+        (
+            "double",
+            {"x": Tensor.from_array(np.ones((2, 3), np.float32))},
+            "",
+            errors.TritonRefusedError,
+        ),
+        (
+            "double",
+            {"x": Tensor.from_array(np.ones((9, 4), np.float32))},
+            "",
+            errors.TritonRefusedError,
+        ),
+        (
+            "lookup",
+            {"index": Tensor.from_array(np.array([[99]], np.int64))},
+            "",
+            errors.TritonRefusedError,
+        ),
+    ],
+)
+async def test_each_failure_has_its_class(client, model, inputs, version, error):
+    with pytest.raises(errors.TritonError) as caught:
+        await client.infer(model, inputs, version=version, timeout_s=5)
+    assert type(caught.value) is error
+
+
+async def test_a_deadline_ends_the_call(client):
+    with pytest.raises(errors.InferenceTimeoutError):
+        await client.infer("double", {"x": X}, timeout_s=0.00001)
+
+
+async def test_without_the_key_nobody_loads(triton):
+    async with TritonClient([triton.address]) as stranger:
+        for call in (stranger.load("double"), stranger.unload("double"), stranger.index()):
+            with pytest.raises(errors.RestrictedError, match="TRITON_ADMIN_KEY"):
+                await call
+        assert (await stranger.infer("double", {"x": X}, timeout_s=5)).model_version == "1"
+
+
+async def test_a_model_that_cannot_be_loaded_says_why(client, model_repository):
+    broken = model_repository / "broken"
+    (broken / "1").mkdir(parents=True)
+    (broken / "1" / "model.onnx").write_bytes(b"not a model")
+    (broken / "config.pbtxt").write_text((model_repository / "double" / "config.pbtxt").read_text())
+    with pytest.raises(errors.ModelLoadError, match="could not load 'broken'"):
+        await client.load("broken")
+    with pytest.raises(errors.ModelLoadError):
+        await client.load("nope")
+
+
+async def test_nobody_there_is_worth_another_try():
+    async with TritonClient(["127.0.0.1:1"]) as client:
+        assert not await client.ready()
+        with pytest.raises(errors.TritonUnavailableError) as caught:
+            await client.infer("double", {"x": X}, timeout_s=5)
+    assert caught.value.fate is errors.Fate.RETRY
+
+
+async def test_two_replicas_share_the_work_and_one_may_die(state, model_repository):
+    async with (
+        TritonServer(state, model_repository, models=["double"]) as one,
+        TritonServer(state, model_repository, models=["double"]) as other,
+        TritonClient([one.address, other.address]) as client,
+    ):
+        failures = answers = 0
+        stop = asyncio.Event()
+
+        async def caller():
+            nonlocal failures, answers
+            while not stop.is_set():
+                try:
+                    await client.infer("double", {"x": X}, timeout_s=5)
+                    answers += 1
+                except errors.TritonUnavailableError:
+                    failures += 1
+
+        callers = [asyncio.create_task(caller()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        both = [await rows(server) for server in (one, other)]
+        await one.kill()
+        await asyncio.sleep(0.5)
+        await one.start()
+        deadline = time.monotonic() + 20
+        while not await rows(one):
+            assert time.monotonic() < deadline, "the restarted server got no work"
+            await asyncio.sleep(0.1)
+        stop.set()
+        await asyncio.gather(*callers)
+        assert min(both) > 0
+        assert failures == 0
+        assert answers > 0
+
+
+async def rows(server):
+    async with TritonClient([server.address]) as client:
+        return sum(stats.inference_count for stats in await client.statistics("double"))
