@@ -24,6 +24,7 @@ from bridge.embedded.process import clean_environment
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.errors import RuntimeStartError
+from bridge.repository import ModelRepository
 
 _INSTALL = "pip install 'taskiq-triton-bridge[embedded]', or set TRITON_URL to one that runs"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
@@ -41,8 +42,8 @@ class TritonServer(Server):
     Args:
         state: where its backends and scratch files live.
         repository: the model repository.
-        models: which to load at each start; by default every folder of the repository with a
-            `config.pbtxt`. One that cannot be loaded does not stop the others.
+        models: which to load at each start; by default all that the repository holds; not what
+            a publisher that died left there. One that cannot be loaded does not stop the others.
         ports: of gRPC, HTTP and metrics; free ones by default.
     """
 
@@ -83,7 +84,9 @@ class TritonServer(Server):
 
     def _command(self) -> list[str]:
         self._files = _find_files()
-        models = _models_in(self.repository) if self._models is None else self._models
+        models = self._models
+        if models is None:
+            models = ModelRepository(self.repository).models()
         key = f"triton-admin-key={self.admin_key}"
         return [
             str(self._files.program),
@@ -205,16 +208,11 @@ def _find_files() -> _Files:
 
 
 def _onnxruntime_backend() -> Path:
-    """In the wheel it lies beside this file; in a checkout, under `triton/`."""
-    here = Path(__file__).parent
-    for backends in (here / "backends", here.parent.parent / "triton" / "backends"):
-        if (backends / "onnxruntime" / "model.py").is_file():
-            return backends / "onnxruntime"
-    raise RuntimeStartError("the onnxruntime backend is missing: install the package anew")
-
-
-def _models_in(repository: Path) -> list[str]:
-    return sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
+    """In a checkout a link to `triton/backends` leads there; in the wheel it is a folder."""
+    backend = Path(__file__).parent / "backends" / "onnxruntime"
+    if not (backend / "model.py").is_file():
+        raise RuntimeStartError("the onnxruntime backend is missing: install the package anew")
+    return backend
 
 
 def _make_python(folder: Path) -> None:
