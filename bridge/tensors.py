@@ -242,11 +242,23 @@ def read_raw(value: dict[str, Any]) -> Array:
 def _from_lists(value: list[Any], spec: TensorSpec) -> Tensor:
     try:
         array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
+        if spec.datatype == "UINT64" and array.dtype.kind == "f":
+            array = _exact_uint64(value, array)
     except ValueError:
         raise _ragged(spec) from None
     except OverflowError:
         raise DatatypeError(f"input {spec.name!r}: a number does not fit {spec.datatype}") from None
     return Tensor.from_array(_cast(array, spec), spec.datatype)
+
+
+def _exact_uint64(value: list[Any], array: Array) -> Array:
+    """Where numbers lie on both sides of 2**63, numpy makes fractions of integers: undo that."""
+    exact = np.asarray(value, dtype=object)
+    if not all(type(element) is int for element in exact.reshape(-1)):
+        return array
+    if exact.min() < 0:
+        raise OverflowError
+    return exact.astype(np.uint64)
 
 
 def _from_data(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:

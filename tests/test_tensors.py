@@ -128,6 +128,9 @@ def test_whatever_comes_is_a_tensor_or_an_error_of_ours(value, datatype):
         ([[300]], "UINT8", errors.DatatypeError, "holds 0 to 255, got 300"),
         ([[-1]], "UINT64", errors.DatatypeError, "got -1"),
         ([[2**80]], "INT64", errors.DatatypeError, "INT64"),
+        ([[0, 2**64]], "UINT64", errors.DatatypeError, "UINT64"),
+        ([[-1, 2**63]], "UINT64", errors.DatatypeError, "UINT64"),
+        ([[0.5, 2**63]], "UINT64", errors.DatatypeError, "got fractions"),
         ([[5]], "BYTES", errors.DatatypeError, "strings"),
         (7, "FP32", errors.MalformedTensorError, "nested list"),
         (None, "FP32", errors.MalformedTensorError, "NoneType"),
@@ -186,6 +189,11 @@ def test_bytes_that_are_no_text_are_refused_as_text_and_given_raw():
 def test_a_dtype_that_kserve_has_not_is_refused():
     with pytest.raises(errors.DatatypeError, match="complex64"):
         datatype_of(np.zeros(1, np.complex64))
+
+
+def test_unsigned_integers_on_both_sides_of_2_to_the_63_are_exact():
+    tensor, _ = parse_tensor([0, 2**63, 2**64 - 1], spec("UINT64"))
+    assert tensor.to_array().tolist() == [0, 2**63, 2**64 - 1]
 
 
 def test_big_endian_and_non_contiguous_arrays_are_laid_out_as_the_protocol_wants():
