@@ -9,6 +9,7 @@ a flood for one does not hold up another. Row-major tensors are joined and cut a
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
@@ -241,11 +242,11 @@ class Batcher:
                 task.add_done_callback(self._batches.discard)
 
     async def _run(self, model: _Model, lane: _Lane, batch: list[_Item]) -> None:
-        loop = asyncio.get_running_loop()
-        started, out = loop.time(), model.in_flight
+        # Not the loop's clock: uvloop's stands still during a turn and counts milliseconds.
+        started, out = time.perf_counter(), model.in_flight
         try:
             if await self._deliver(lane, batch):
-                model.limit.succeeded(loop.time() - started, out)
+                model.limit.succeeded(time.perf_counter() - started, out)
             else:
                 model.limit.failed()
         finally:

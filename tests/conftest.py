@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper
@@ -22,6 +23,10 @@ from bridge.embedded.redis import RedisServer
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
 from bridge.errors import RuntimeStartError
+
+# No time limit for one example: these machines are noisy, and a time proves nothing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
