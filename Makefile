@@ -12,10 +12,11 @@ help:  ## List the targets
 
 setup: $(INSTALLED)  ## Create .venv with everything for development and tests
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	scripts/ensure-libpython $(BIN)/python
 	touch $@
 
 demo: $(INSTALLED)  ## The main job: train from the queue, go live, predict
