@@ -95,6 +95,8 @@ class Intake:
         try:
             message = self._broker.formatter.loads(delivery.body)
             message.parse_labels()
+            if self._results.refuses(message.task_id):
+                raise MalformedMessageError("task_id cannot be the key of a result")  # noqa: TRY301
         except (MalformedMessageError, ValueError, TypeError) as error:
             logger.warning("dead-lettered a message that is no task: %s", error)
             await delivery.dead_letter(

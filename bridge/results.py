@@ -27,6 +27,8 @@ REPLY_TO = "reply_to"
 logger = logging.getLogger("bridge.results")
 
 _RETRY_S, _RETRY_MOST_S = 0.1, 2.0
+# Printable, and outside of the names that we and taskiq-redis keep for other things.
+_TASK_ID = re.compile(r"(?!bridge:|autoclaim:)[\x21-\x7e]{1,256}(?<!__progress)", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # A slow listener is cut off by Redis when its buffer is full (client-output-buffer-limit):
 # larger results are announced, and read from their key.
@@ -77,9 +79,19 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             result_ex_time=settings.bridge_result_ttl_s,
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
+        queues = (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
+        self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
         self._redis: Redis = Redis(connection_pool=self.redis_pool)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
+
+    def refuses(self, task_id: str) -> bool:
+        """Whether a result must not be written under this id.
+
+        The id is the key, and it comes from a message: it must not name a key that is not a
+        result, such as a queue where Redis holds these, nor be without bound.
+        """
+        return task_id in self._taken or not _TASK_ID.fullmatch(task_id)
 
     async def save(self, task_id: str, value: bytes, token: Any = None) -> None:
         """Keep an encoded result, and push it to the caller.

@@ -102,6 +102,10 @@ NONSENSE = [
     json.dumps(task(labels={"n": "x"}, labels_types={"n": 2})).encode(),
     json.dumps(task(labels={"n": "1"}, labels_types={"n": 99})).encode(),
     msgpack.packb([1, 2, 3]),
+    *(
+        json.dumps(task(task_id=task_id)).encode()
+        for task_id in ("", "x" * 257, "a b", "a\n", "bridge:reply:x", "autoclaim:taskiq:taskiq_ml")
+    ),
 ]
 
 
