@@ -9,6 +9,7 @@ a flood for one does not hold up another. Row-major tensors are joined and cut a
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
@@ -26,6 +27,8 @@ from bridge.tensors import Tensor, join_rows, split_rows
 from bridge.triton_client import InferReply, ModelSpec
 
 Reply = asyncio.Future[InferReply]
+logger = logging.getLogger("bridge.batcher")
+
 _REMEMBERED = 1024  # models whose limits are kept
 # A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
 # takes is cheaper than to send a few rows beside it.
@@ -279,10 +282,11 @@ class Batcher:
             for item in batch:
                 item.fail(error)
             return False
-        except BaseException:
+        except Exception as error:
+            logger.exception("a batch for %s failed unexpectedly", lane.name)
             for item in batch:
-                item.fail(InferenceFailedError("the worker was stopped"))
-            raise
+                item.fail(InferenceFailedError(f"the batch failed: {error!r}"))
+            return False
         for item, answer in zip(batch, answers, strict=True):
             item.finish(answer)
         return True

@@ -177,6 +177,17 @@ async def test_an_outage_is_everybodys_and_is_not_halved():
     assert len(server.sizes) == 1
 
 
+async def test_a_fault_of_our_own_ends_its_batch_and_nothing_else(caplog):
+    server = Server()
+    batcher = Batcher(server)
+    server.error = ZeroDivisionError("oops")
+    with pytest.raises(errors.InferenceFailedError, match="oops"):
+        await batcher.submit(spec(), rows(1, 1), timeout_s=5)
+    server.error = None
+    assert doubled(await batcher.submit(spec(), rows(1, 1), timeout_s=5)).tolist() == [[2, 2]]
+    assert "failed unexpectedly" in caplog.text
+
+
 async def test_nobody_waits_longer_than_its_deadline():
     batcher = Batcher(Server(5.0))
     started = time.perf_counter()
