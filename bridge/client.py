@@ -1,8 +1,9 @@
 """The producer's door: submit, await, follow. Pulls neither torch nor tritonclient.
 
-Enters: model names and numpy arrays. Leaves: numpy arrays, or the task's error, raised. Results
-are pushed: one Redis subscription for the client, however many tasks it waits for; a read now
-and then covers a connection that broke.
+Enters: model names and numpy arrays. Leaves: numpy arrays, or the task's error, raised. Large
+arrays go beside their message, into the payload store, if one is set. Results are pushed: one
+Redis subscription for the client, however many tasks it waits for; a read now and then covers a
+connection that broke.
 
     async with BridgeClient() as client:
         result = await client.infer("digits", {"image": images})
@@ -11,60 +12,54 @@ and then covers a connection that broke.
 
 import asyncio
 import contextlib
-import logging
-import secrets
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
-from weakref import WeakValueDictionary
 
-import numpy as np
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from taskiq import AsyncBroker, TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
-from bridge.errors import BridgeError, MalformedMessageError, QueueError, ResultTimeoutError
-from bridge.messages import CONTENT_TYPE, MSGPACK, decode_result
+from bridge.arrays import (
+    InferenceResult,
+    decode_reply,
+    encode_inputs,
+    receive_reply,
+    send_inputs,
+)
+from bridge.errors import (
+    BridgeError,
+    NoPayloadStoreError,
+    QueueError,
+    ResultTimeoutError,
+)
+from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter
 from bridge.names import check_name
+from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.queues import Kind, build_broker
-from bridge.results import REPLY_TO, decode_push, reply_channel
+from bridge.references import StoredTensor, own_keys
+from bridge.replies import Replies, Waiter
+from bridge.results import REPLY_TO
 from bridge.settings import Settings, load_settings
-from bridge.tensors import Array, read_raw, wire_form
+from bridge.tensors import Array, raw_view
 
-logger = logging.getLogger("bridge.client")
-
-_REREAD_S = 1.0  # a pushed result that was lost is found by then
-_POLL_S = 0.05  # for tasks that somebody else submitted
-_RECONNECT_S = 0.5
-_SUBSCRIBE_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceResult:
-    """What a model answered. `outputs` are numpy arrays by output name, rows first."""
-
-    model_name: str
-    model_version: str
-    outputs: dict[str, Array]
-
-
-class _Waiter:
-    """Where the listener leaves what was pushed for one task."""
-
-    __slots__ = ("__weakref__", "arrived", "value")
-
-    def __init__(self) -> None:
-        self.arrived = asyncio.Event()
-        self.value: bytes | None = None
+__all__ = [
+    "BridgeClient",
+    "InferenceHandle",
+    "InferenceResult",
+    "StoredTensor",
+    "TaskHandle",
+    "decode_reply",
+    "encode_inputs",
+]
 
 
 class TaskHandle:
     """A submitted task. Keep `task_id` to come back to it: `client.handle(task_id)`."""
 
-    def __init__(self, client: "BridgeClient", task_id: str, waiter: _Waiter | None) -> None:
+    def __init__(self, client: "BridgeClient", task_id: str, waiter: Waiter | None) -> None:
         self.task_id = task_id
         self._client = client
         self._waiter = waiter
@@ -103,33 +98,28 @@ class TaskHandle:
 class InferenceHandle(TaskHandle):
     """A submitted inference."""
 
-    async def result(self, timeout_s: float | None = None) -> InferenceResult:
-        """Wait for the prediction. Raises as `TaskHandle.result`."""
-        return decode_reply(await super().result(timeout_s))
+    _read: InferenceResult | None = None  # what was deleted from the store as it was read
 
+    async def result(
+        self, timeout_s: float | None = None, *, keep: bool = False
+    ) -> InferenceResult:
+        """Wait for the prediction.
 
-def encode_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Numpy arrays as raw bytes; nested lists as they are, for the model's dtype to be applied.
+        Args:
+            timeout_s: seconds to wait; None: until it ends.
+            keep: leave large outputs in the payload store until they expire, for others to read.
 
-    Raises:
-        InvalidInputError: an array has a dtype that no model takes.
-    """
-    return {
-        name: wire_form(value) if isinstance(value, np.ndarray) else value
-        for name, value in inputs.items()
-    }
-
-
-def decode_reply(reply: dict[str, Any]) -> InferenceResult:
-    """The return value of `ml_inference` with numpy arrays in place of what was sent."""
-    return InferenceResult(
-        model_name=reply["model_name"],
-        model_version=reply["model_version"],
-        outputs={
-            name: read_raw(value) if isinstance(value, dict) else np.asarray(value)
-            for name, value in reply["outputs"].items()
-        },
-    )
+        Raises:
+            BridgeError: as `TaskHandle.result`.
+            PayloadError: a large output cannot be had from the payload store.
+        """
+        if self._read is None:
+            reply = await super().result(timeout_s)
+            result = await self._client.read_reply(reply, keep=keep)
+            if keep or not own_keys(reply["outputs"]):
+                return result
+            self._read = result
+        return self._read
 
 
 class BridgeClient:
@@ -142,19 +132,18 @@ class BridgeClient:
             settings: where queue and Redis are; by default what the environment says.
         """
         self._settings = settings or load_settings()
-        self._token = secrets.token_urlsafe(16)
         self._brokers: dict[Kind, AsyncBroker] = {}
-        # A handle keeps its waiter alive; with the handle, what was pushed for it goes too.
-        self._waiters: WeakValueDictionary[str, _Waiter] = WeakValueDictionary()
         self._redis: Redis = Redis.from_url(self._settings.redis_url.get_secret_value())
-        self._listener: asyncio.Task[None] | None = None
-        self._subscribed = asyncio.Event()
+        self._replies = Replies(self._redis)
+        self._payloads: Payloads | None = None
 
     async def __aenter__(self) -> Self:
         try:
+            self._payloads = open_payloads(self._settings)
             await self._redis.ping()
             for kind in ("inference", "training"):
                 broker = build_broker(self._settings, kind)
+                broker.formatter = Formatter(self._settings.bridge_max_message_bytes)
                 self._brokers[kind] = broker
                 await broker.startup()
         except RedisError as error:
@@ -165,10 +154,7 @@ class BridgeClient:
         except BaseException:
             await self.close()
             raise
-        self._listener = asyncio.create_task(self._listen())
-        with contextlib.suppress(TimeoutError):  # a Redis user without channels: reads will do
-            async with asyncio.timeout(_SUBSCRIBE_S):
-                await self._subscribed.wait()
+        await self._replies.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -176,13 +162,12 @@ class BridgeClient:
 
     async def close(self) -> None:
         """Close every connection; tasks that were submitted go on."""
-        if self._listener:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+        await self._replies.close()
         for broker in self._brokers.values():
             with contextlib.suppress(OSError, RuntimeError):
                 await broker.shutdown()
+        if self._payloads is not None:
+            await self._payloads.close()
         await self._redis.aclose()
 
     async def infer(
@@ -202,10 +187,13 @@ class BridgeClient:
     ) -> InferenceHandle:
         """Put one inference into the queue.
 
+        An array of more than BRIDGE_PAYLOAD_THRESHOLD_BYTES goes into the payload store, if
+        BRIDGE_PAYLOAD_URL names one; the worker deletes it when the task has ended.
+
         Args:
             model_id: the model's name in Triton.
-            inputs: a numpy array of the model's dtype, or a nested list, for each input; rows
-                first.
+            inputs: for each input, rows first: a numpy array of the model's dtype, a nested list,
+                or what `upload` returned. Arrays must not change until this returns.
             version: a served version; None for the newest.
 
         Returns:
@@ -213,11 +201,52 @@ class BridgeClient:
 
         Raises:
             QueueError: the queue did not take it.
+            MessageTooLargeError: the queue would not take it.
             InvalidInputError: an array has a dtype that no model takes.
+            PayloadError: the payload store did not take an array.
         """
-        args = (model_id, encode_inputs(inputs), version)
-        task_id, waiter = await self._kick("inference", "ml_inference", args)
-        return InferenceHandle(self, task_id, waiter)
+        entries = await send_inputs(inputs, self._payloads)
+        try:
+            kicked = await self._kick("inference", "ml_inference", (model_id, entries, version))
+        except BaseException:
+            if self._payloads is not None:
+                self._payloads.discard(own_keys(entries))
+            raise
+        return InferenceHandle(self, *kicked)
+
+    async def upload(self, array: Array) -> StoredTensor:
+        """Put an array into the payload store once, to be an input of any number of tasks.
+
+        No task deletes it: it can be used until it expires (BRIDGE_PAYLOAD_TTL_S).
+
+        Args:
+            array: rows first; of any size but 0.
+
+        Raises:
+            NoPayloadStoreError: BRIDGE_PAYLOAD_URL is not set.
+            PayloadError: the store did not take it.
+            InvalidInputError: its dtype is one that no model takes.
+        """
+        if self._payloads is None:
+            raise NoPayloadStoreError("set BRIDGE_PAYLOAD_URL, for clients and workers, to upload")
+        datatype, data = raw_view(array)
+        tensors = {datatype: (datatype, array.shape, data)}
+        return (await self._payloads.put("array", tensors, shared=True))[datatype]
+
+    async def read_reply(self, reply: dict[str, Any], *, keep: bool = False) -> InferenceResult:
+        """The return value of `ml_inference` with numpy arrays in place of what was sent.
+
+        Args:
+            reply: what `TaskHandle.result` gave for an inference.
+            keep: leave large outputs in the payload store until they expire.
+
+        Raises:
+            PayloadError: a large output cannot be had from the payload store.
+        """
+        result = await receive_reply(reply, self._payloads)
+        if self._payloads is not None and not keep:
+            self._payloads.discard(own_keys(reply["outputs"]))
+        return result
 
     async def train(
         self,
@@ -249,25 +278,14 @@ class BridgeClient:
         """
         return TaskHandle(self, check_name("task_id", task_id), None)
 
-    async def wait(self, task_id: str, waiter: _Waiter | None = None) -> TaskiqResult[Any]:
-        """Wait until the task has a result, and return all of it.
+    async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
+        """Wait until any task has a result, and return all of it.
 
         Args:
-            task_id: of any task.
+            task_id: of the task.
             waiter: where its result will be pushed, if this client submitted it.
         """
-        pause_s = _REREAD_S
-        if waiter is None:
-            waiter, pause_s = _Waiter(), 0.0  # may have ended long ago: read at once
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await waiter.arrived.wait()
-            value: Any = waiter.value or await self._read(task_id)
-            if value is not None:
-                return decode_result(value)
-            waiter.arrived.clear()
-            pause_s = pause_s or _POLL_S
+        return await self._replies.wait(task_id, waiter)
 
     async def progress(self, task_id: str) -> dict[str, Any] | None:
         """A task's last progress report, or None."""
@@ -277,19 +295,14 @@ class BridgeClient:
             raise QueueError(f"cannot read from Redis: {error}") from None
         return progress.meta if progress else None
 
-    async def _read(self, task_id: str) -> bytes | None:
-        try:
-            value: Any = await self._redis.get(task_id)
-        except (RedisError, OSError):
-            return None  # Redis is away: whoever waits goes on waiting, within the time it gave
-        return value  # type: ignore[no-any-return] # redis-py types answers as str | bytes
-
-    async def _kick(self, kind: Kind, task_name: str, args: tuple[Any, ...]) -> tuple[str, _Waiter]:
-        task_id, waiter = uuid.uuid4().hex, _Waiter()
-        self._waiters[task_id] = waiter  # before the task can possibly end
-        labels = {REPLY_TO: self._token}
+    async def _kick(self, kind: Kind, task_name: str, args: tuple[Any, ...]) -> tuple[str, Waiter]:
+        task_id = uuid.uuid4().hex
+        waiter = self._replies.expect(task_id)  # before the task can possibly end
+        labels = {REPLY_TO: self._replies.token}
         if kind == "inference":  # tensors; a training's result stays readable to stock clients
             labels[CONTENT_TYPE] = MSGPACK
+            if self._payloads is not None:
+                labels[TAKES_REFERENCES] = "1"
         kicker: AsyncKicker[Any, Any] = AsyncKicker(task_name, self._brokers[kind], labels)
         try:
             await kicker.with_task_id(task_id).kiq(*args)
@@ -299,31 +312,3 @@ class BridgeClient:
                 raise cause from None
             raise QueueError(f"the queue did not take the task: {cause!r}") from cause
         return task_id, waiter
-
-    async def _listen(self) -> None:
-        """Hand pushed results to their waiters; after each (re)connection let all look again."""
-        while True:
-            try:
-                async with self._redis.pubsub(ignore_subscribe_messages=False) as pubsub:
-                    await pubsub.subscribe(reply_channel(self._token))
-                    async for message in pubsub.listen():
-                        if message["type"] == "subscribe":
-                            self._subscribed.set()
-                            for waiter in list(self._waiters.values()):
-                                waiter.arrived.set()
-                        elif message["type"] == "message":
-                            self._hand_over(message["data"])
-            except (RedisError, OSError) as error:
-                logger.warning("lost the connection for results, trying again: %s", error)
-                await asyncio.sleep(_RECONNECT_S)
-
-    def _hand_over(self, data: bytes) -> None:
-        try:
-            task_id, value = decode_push(data)
-        except MalformedMessageError as error:
-            logger.warning("ignored a pushed message: %s", error)
-            return
-        waiter = self._waiters.get(task_id)
-        if waiter is not None:
-            waiter.value = value
-            waiter.arrived.set()

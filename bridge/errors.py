@@ -47,7 +47,11 @@ class SurplusInputError(InvalidInputError):
 
 
 class MalformedTensorError(InvalidInputError):
-    """Not a nested list, nor `{"datatype", "shape", "data" or "raw"}`."""
+    """Not a nested list, nor `{"datatype", "shape", "data" or "raw" or "ref"}`."""
+
+
+class MalformedReferenceError(MalformedTensorError):
+    """A `ref` that no payload store could have given out."""
 
 
 class RaggedInputError(InvalidInputError):
@@ -111,6 +115,35 @@ class ModelLoadError(TritonError):
     """Triton could not load a model."""
 
 
+# ---- payloads: tensors beside the message -----------------------------------------------
+
+
+class PayloadError(BridgeError):
+    """A tensor's bytes cannot be had from the payload store, or not be put there."""
+
+
+class NoPayloadStoreError(PayloadError):
+    """A reference came, but BRIDGE_PAYLOAD_URL is not set."""
+
+
+class PayloadMissingError(PayloadError):
+    """The payload is not in the store: expired, deleted, or never there."""
+
+
+class PayloadMismatchError(PayloadError):
+    """What lies in the store has not the size or checksum that the reference says."""
+
+
+class PayloadTooLargeError(PayloadError):
+    """More bytes than BRIDGE_PAYLOAD_MAX_BYTES or the store takes."""
+
+
+class PayloadStoreError(PayloadError):
+    """The payload store cannot be reached, or refuses us."""
+
+    fate = Fate.RETRY
+
+
 # ---- training ---------------------------------------------------------------------------
 
 
@@ -149,6 +182,14 @@ class QueueError(BridgeError):
 
 class MalformedMessageError(BridgeError):
     """Not a taskiq message in JSON or msgpack."""
+
+
+class MessageTooLargeError(BridgeError):
+    """The queue's server would not take a message of this size."""
+
+
+class ResultTooLargeError(BridgeError):
+    """The task ended, but Redis would not keep a result of this size."""
 
 
 class UnknownTaskError(BridgeError):

@@ -1,24 +1,31 @@
 """From what a caller wrote to what Triton answers.
 
 Enters: a model's name and `input_data`. Leaves: the reply as a plain dict in the caller's own
-form. Knows neither queues nor gRPC; the Triton client is handed in.
+form. Knows neither queues nor gRPC nor payload stores; the Triton client and the door to the
+store are handed in.
 """
 
+import asyncio
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 from bridge.errors import (
     EmptyBatchError,
+    InferenceTimeoutError,
     InvalidInputError,
     MalformedTensorError,
     MissingInputError,
+    NoPayloadStoreError,
     ShapeError,
     SurplusInputError,
     TooManyRowsError,
     TritonRefusedError,
 )
 from bridge.names import check_name
+from bridge.payloads import Payloads
+from bridge.references import StoredTensor, is_stored, parse_stored
 from bridge.tensors import Form, Tensor, TensorSpec, parse_tensor, render_tensor
 from bridge.triton_client import InferReply, ModelSpec
 
@@ -58,6 +65,8 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     timeout_s: float,
     binary: bool,
     send: Send | None = None,
+    payloads: Payloads | None = None,
+    takes_references: bool = False,
 ) -> dict[str, Any]:
     """Check the input against the model, run it, and write the outputs as the inputs came.
 
@@ -68,53 +77,102 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
         triton: where models are served.
         model_id: the model's name in Triton.
         input_data: a tensor for each input name: a nested list, or
-            `{"datatype", "shape", "data" | "raw"}`.
+            `{"datatype", "shape", "data" | "raw" | "ref"}`.
         version: a served version's number; None for the newest.
-        timeout_s: seconds that Triton may take.
+        timeout_s: seconds that fetching the inputs and Triton may take.
         binary: the caller's message format carries bytes.
         send: how the inputs reach Triton; by default as a request of their own.
+        payloads: where references lead; None: they are refused.
+        takes_references: the caller can read large outputs there, even if no input was a
+            reference.
 
     Returns:
         `{"model_name", "model_version", "outputs": {name: tensor}}`.
 
     Raises:
         InvalidInputError: the subclass, and the text, name the input and what was expected.
+        PayloadError: a payload cannot be had, or not be kept.
         TritonError: the model is unknown, or Triton failed.
     """
+    deadline = asyncio.get_running_loop().time() + timeout_s
     name, chosen = check_name("model_id", model_id), _checked_version(version)
 
-    async def run(spec: ModelSpec) -> tuple[InferReply, Form]:
+    async def run(spec: ModelSpec) -> tuple[InferReply, Form, bool]:
         inputs, form = read_inputs(spec, input_data)
-        if send is None:
-            reply = await triton.infer(name, inputs, version=chosen, timeout_s=timeout_s)
-        else:
-            reply = await send(spec, inputs, version=chosen, timeout_s=timeout_s)
-        return reply, form
+        sent_references = any(isinstance(it, StoredTensor) for it in inputs.values())
+        async with _fetched(inputs, payloads, deadline) as (tensors, left_s):
+            if send is None:
+                reply = await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
+            else:
+                reply = await send(spec, tensors, version=chosen, timeout_s=left_s)
+        return reply, form, sent_references
 
     spec = await triton.model_spec(name, chosen)
     try:
-        reply, form = await run(spec)
+        reply, form, sent_references = await run(spec)
     except (InvalidInputError, TritonRefusedError):
         newest = await triton.model_spec(name, chosen, fresh=True)
         if newest == spec:
             raise
-        reply, form = await run(newest)
+        reply, form, sent_references = await run(newest)
+    stored: dict[str, StoredTensor] = {}
+    if payloads is not None and (takes_references or sent_references):
+        stored = await _kept(reply.outputs, payloads)
     return {
         "model_name": reply.model_name,
         "model_version": reply.model_version,
         "outputs": {
-            output: render_tensor(tensor, form, binary=binary)
+            output: stored[output].written()
+            if output in stored
+            else render_tensor(tensor, form, binary=binary)
             for output, tensor in reply.outputs.items()
         },
     }
 
 
-def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor], Form]:
-    """Check `input_data` against `spec`.
+@asynccontextmanager
+async def _fetched(
+    inputs: Mapping[str, Tensor | StoredTensor], payloads: Payloads | None, deadline: float
+) -> AsyncIterator[tuple[dict[str, Tensor], float]]:
+    """The inputs with all their bytes, and how many seconds are left for Triton."""
+    loop = asyncio.get_running_loop()
+    tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
+    stored = {name: it for name, it in inputs.items() if not isinstance(it, Tensor)}
+    if not stored:
+        yield tensors, deadline - loop.time()
+        return
+    if payloads is None:
+        raise NoPayloadStoreError(
+            f"input {next(iter(stored))!r} is a reference, and this worker has no payload store: "
+            "set its BRIDGE_PAYLOAD_URL to the one that the caller used"
+        )
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout_at(deadline):
+                fetched = await stack.enter_async_context(payloads.held(stored))
+        except TimeoutError:
+            raise InferenceTimeoutError(
+                "the deadline passed before the inputs were fetched from the payload store"
+            ) from None
+        yield {**tensors, **fetched}, max(deadline - loop.time(), 0.001)
+
+
+async def _kept(outputs: Mapping[str, Tensor], payloads: Payloads) -> dict[str, StoredTensor]:
+    """Put the large ones of `outputs` into the store."""
+    large = {
+        name: (tensor.datatype, tensor.shape, tensor.data)
+        for name, tensor in outputs.items()
+        if len(tensor.data) > payloads.threshold
+    }
+    return await payloads.put("output", large) if large else {}
+
+
+def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor | StoredTensor], Form]:
+    """Check `input_data` against `spec`. References are checked before anybody fetches them.
 
     Returns:
         The tensors by input name, and the form in which they were written: the most compact one
-        where a caller mixes them.
+        where a caller mixes them. What is too small for a reference is raw to who sends them.
 
     Raises:
         InvalidInputError: one of its subclasses.
@@ -130,11 +188,11 @@ def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor], Fo
             f"model {spec.name!r} has no input {surplus[0][:128]!r}; it takes "
             f"{_listed(spec.inputs)}"
         )
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | StoredTensor] = {}
     forms: set[Form] = set()
     for name, wanted in spec.inputs.items():
         if name in input_data:
-            tensors[name], form = parse_tensor(input_data[name], wanted)
+            tensors[name], form = _read_input(input_data[name], wanted)
             forms.add(form)
             _check_shape(spec, wanted, tensors[name].shape)
         elif not wanted.optional:
@@ -143,6 +201,12 @@ def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor], Fo
             )
     _check_rows(spec, tensors)
     return tensors, next((form for form in (Form.RAW, Form.DATA) if form in forms), Form.LISTS)
+
+
+def _read_input(value: Any, wanted: TensorSpec) -> tuple[Tensor | StoredTensor, Form]:
+    if is_stored(value):
+        return parse_stored(value, wanted), Form.RAW
+    return parse_tensor(value, wanted)
 
 
 def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> None:
@@ -160,7 +224,7 @@ def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> N
     )
 
 
-def _check_rows(spec: ModelSpec, tensors: dict[str, Tensor]) -> None:
+def _check_rows(spec: ModelSpec, tensors: Mapping[str, Tensor | StoredTensor]) -> None:
     if not spec.max_batch_size:
         return
     rows = {name: tensor.shape[0] for name, tensor in tensors.items()}

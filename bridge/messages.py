@@ -17,11 +17,20 @@ from pydantic_core import to_jsonable_python
 from taskiq import BrokerMessage, TaskiqMessage, TaskiqResult
 from taskiq.abc.formatter import TaskiqFormatter
 
-from bridge.errors import BridgeError, MalformedMessageError, TaskFailedError, error_class
+from bridge.errors import (
+    BridgeError,
+    MalformedMessageError,
+    MessageTooLargeError,
+    ResultTooLargeError,
+    TaskFailedError,
+    error_class,
+)
 
 CONTENT_TYPE = "content_type"
 """Label that names a message's format; absent: JSON."""
 MSGPACK = "application/msgpack"
+_MOST_RESULT_BYTES = 500 * 2**20
+"""Redis ends the connection of whoever writes a value of more than 512 MB."""
 
 Labels = dict[str, Any]
 
@@ -37,11 +46,20 @@ class Formatter(TaskiqFormatter):
     JSON is laid out as stock taskiq lays it out.
     """
 
+    def __init__(self, max_bytes: int | None = None) -> None:
+        """Make a formatter.
+
+        Args:
+            max_bytes: of a message that may be written; None: any.
+        """
+        self._max_bytes = max_bytes
+
     def dumps(self, message: TaskiqMessage) -> BrokerMessage:
         """Write a message.
 
         Raises:
             MalformedMessageError: an argument cannot be written in the message's format.
+            MessageTooLargeError: it has more bytes than may be written.
         """
         fields = {
             "task_id": message.task_id,
@@ -57,6 +75,13 @@ class Formatter(TaskiqFormatter):
             raise MalformedMessageError(
                 f"arguments of {message.task_name!r} cannot be sent: {error}"
             ) from None
+        if self._max_bytes is not None and len(body) > self._max_bytes:
+            raise MessageTooLargeError(
+                f"the message has {len(body):,} bytes; BRIDGE_MAX_MESSAGE_BYTES allows "
+                f"{self._max_bytes:,}, as the broker would refuse it. Set "
+                "BRIDGE_PAYLOAD_URL for clients and workers: large tensors then go beside their "
+                "message. Or send fewer rows at a time"
+            )
         return BrokerMessage(
             task_id=message.task_id,
             task_name=message.task_name,
@@ -85,7 +110,7 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
     """Write a result in its task's format; JSON is laid out as stock taskiq's.
 
     NaN and infinity become null in JSON, which has neither. A return value that cannot be written
-    is an error in its own result: the caller must hear of the end.
+    or kept is an error in its own result: the caller must hear of the end.
     """
     fields = {
         "is_err": result.is_err,
@@ -96,14 +121,22 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
         "error": None if result.error is None else _error_fields(result.error),
     }
     binary = is_binary(result.labels)
+    failure: BridgeError
     try:
-        return _packed(fields, binary=binary)
+        written = _packed(fields, binary=binary)
+        if len(written) <= _MOST_RESULT_BYTES:
+            return written
+        failure = ResultTooLargeError(
+            f"the task ended, but its result has {len(written):,} bytes; Redis keeps "
+            f"{_MOST_RESULT_BYTES:,}. Set BRIDGE_PAYLOAD_URL for clients and workers: large "
+            "outputs then go beside the result. Or send fewer rows at a time"
+        )
     except (TypeError, ValueError, OverflowError) as error:
         failure = TaskFailedError(
             f"the task ended, but its return value cannot be written: {error}"
         )
-        fields |= {"is_err": True, "return_value": None, "error": _error_fields(failure)}
-        return _packed(fields, binary=binary)
+    fields |= {"is_err": True, "return_value": None, "error": _error_fields(failure)}
+    return _packed(fields, binary=binary)
 
 
 def decode_result(data: bytes) -> TaskiqResult[Any]:

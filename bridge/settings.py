@@ -58,6 +58,29 @@ class Settings(BaseSettings):
     bridge_result_ttl_s: int = Field(default=86_400, ge=1)
     """How long a result can be read, in seconds."""
 
+    # Payloads: large tensors beside their message.
+    bridge_payload_url: SecretStr | None = None
+    """`file:///folder`, `s3://bucket/prefix`, `redis://...` or `rediss://...`. Unset: every tensor
+    travels in its message."""
+    bridge_payload_threshold_bytes: int = Field(default=2**20, ge=1)
+    """A tensor with more bytes goes to the payload store."""
+    bridge_payload_ttl_s: int | None = Field(default=None, ge=1)
+    """How long a payload can be read, in seconds; by default as long as a result."""
+    bridge_payload_max_bytes: int = Field(default=2**31 - 1, ge=1)
+    """No payload may have more; the default is what one request to Triton can carry."""
+    bridge_payload_memory_bytes: int = Field(default=2**30, ge=1)
+    """Fetched inputs that one worker process may hold at a time; a task waits for its share."""
+    bridge_payload_timeout_s: float = Field(default=60.0, gt=0)
+    """How long one payload may take to or from the store, in seconds."""
+    bridge_payload_endpoint: str | None = None
+    """Address of an S3-compatible store; by default AWS_ENDPOINT_URL, else Amazon's."""
+    bridge_payload_region: str | None = None
+    bridge_payload_access_key: SecretStr | None = None
+    """S3 credentials; by default AWS's own variables, or the machine's role."""
+    bridge_payload_secret_key: SecretStr | None = None
+    bridge_max_message_bytes: int = Field(default=16 * 2**20, ge=1)
+    """The largest message that a client sends. RabbitMQ 4 takes 16 MiB by default, 3 takes 128."""
+
     # Triton.
     triton_url: str = "localhost:8001"
     """One or several gRPC addresses `host:port`, separated by commas."""
@@ -81,6 +104,31 @@ class Settings(BaseSettings):
                     f"each address must be host:port of Triton's gRPC (8001), got {address!r}"
                 )
         return value
+
+    @field_validator("bridge_payload_url")
+    @classmethod
+    def _store(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
+            return value
+        if parts.scheme in {"s3", "redis", "rediss"} and parts.netloc:
+            return value
+        raise ValueError(  # the value stays out: it may hold a password
+            "must be file:///folder, s3://bucket/prefix, redis://host:port/0 or rediss://..."
+        )
+
+    @property
+    def payload_ttl_s(self) -> int:
+        """How long a payload can be read, in seconds."""
+        return self.bridge_payload_ttl_s or self.bridge_result_ttl_s
+
+    @property
+    def payload_shown(self) -> str:
+        """The payload store's URL as a person may see it, without user and password."""
+        url = self.bridge_payload_url
+        return "nowhere" if url is None else _without_secrets(url.get_secret_value())
 
     @property
     def triton_addresses(self) -> list[str]:
@@ -114,8 +162,12 @@ class Settings(BaseSettings):
     @property
     def redis_shown(self) -> str:
         """The Redis URL as a person may see it, without user and password."""
-        parts = urlsplit(self.redis_url.get_secret_value())
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return _without_secrets(self.redis_url.get_secret_value())
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def load_settings() -> Settings:

@@ -136,22 +136,33 @@ def parse_tensor(value: Any, spec: TensorSpec) -> tuple[Tensor, Form]:
     if not isinstance(value, dict):
         raise MalformedTensorError(
             f"input {spec.name!r}: expected a nested list or an object with 'datatype', 'shape' "
-            f"and 'data' or 'raw'; got {type(value).__name__}"
+            f"and 'data', 'raw' or 'ref'; got {type(value).__name__}"
         )
-    unknown = set(value) - {"datatype", "shape", "data", "raw"}
-    if unknown or ("data" in value) == ("raw" in value):
+    if set(value) - {"datatype", "shape"} not in ({"data"}, {"raw"}):
         raise MalformedTensorError(
-            f"input {spec.name!r}: an object must have 'datatype', 'shape' and either 'data' or "
-            f"'raw'; got {reprlib.repr(sorted(map(str, value)))}"
+            f"input {spec.name!r}: an object must have 'datatype', 'shape' and either 'data', "
+            f"'raw' or 'ref'; got {reprlib.repr(sorted(map(str, value)))}"
         )
-    datatype, shape = value.get("datatype"), _checked_shape(spec.name, value.get("shape"))
-    if datatype != spec.datatype:
-        raise DatatypeError(
-            f"input {spec.name!r}: the model takes {spec.datatype}, got {reprlib.repr(datatype)}"
-        )
+    shape = checked_header(value, spec)
     if "raw" in value:
-        return _from_raw(value["raw"], shape, spec), Form.RAW
+        return from_raw(value["raw"], shape, spec), Form.RAW
     return _from_data(value["data"], shape, spec), Form.DATA
+
+
+def checked_header(value: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
+    """The `shape` of an entry whose `datatype` is what `spec` wants.
+
+    Raises:
+        DatatypeError: it is another.
+        ShapeError: not a shape at all.
+    """
+    shape = _checked_shape(spec.name, value.get("shape"))
+    if value.get("datatype") != spec.datatype:
+        raise DatatypeError(
+            f"input {spec.name!r}: the model takes {spec.datatype}, got "
+            f"{reprlib.repr(value.get('datatype'))}"
+        )
+    return shape
 
 
 def render_tensor(tensor: Tensor, form: Form, *, binary: bool) -> Any:
@@ -222,8 +233,8 @@ def _row_ends(tensor: Tensor) -> Sequence[int]:
 
 def wire_form(array: Array) -> dict[str, Any]:
     """A numpy array as a `raw` entry of `input_data`, for messages that carry bytes."""
-    tensor = Tensor.from_array(array)
-    return {"datatype": tensor.datatype, "shape": list(tensor.shape), "raw": tensor.data}
+    datatype, data = raw_view(array)
+    return {"datatype": datatype, "shape": list(array.shape), "raw": bytes(data)}
 
 
 def read_raw(value: dict[str, Any]) -> Array:
@@ -232,11 +243,35 @@ def read_raw(value: dict[str, Any]) -> Array:
     Raises:
         InvalidInputError: shape, datatype and bytes do not fit together.
     """
+    spec = described(value)
+    return from_raw(value.get("raw"), spec.shape, spec).to_array()
+
+
+def described(value: dict[str, Any], name: str = "tensor") -> TensorSpec:
+    """What an entry says of itself.
+
+    Raises:
+        InvalidInputError: no datatype or shape that a tensor can have.
+    """
     datatype = value.get("datatype")
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise DatatypeError(f"unknown datatype {reprlib.repr(datatype)}")
-    shape = _checked_shape("tensor", value.get("shape"))
-    return _from_raw(value.get("raw"), shape, TensorSpec("tensor", datatype, shape)).to_array()
+    return TensorSpec(name, datatype, _checked_shape(name, value.get("shape")))
+
+
+def raw_view(array: Array) -> tuple[str, bytes | memoryview]:
+    """A numpy array's KServe datatype, and its bytes as `raw` has them.
+
+    Nothing is copied where the array already lies so in memory.
+
+    Raises:
+        DatatypeError: numpy's dtype has no KServe name.
+    """
+    datatype = datatype_of(array)
+    if datatype == "BYTES":
+        return datatype, _pack_bytes(array)
+    flat = np.ascontiguousarray(array, dtype=DTYPES[datatype]).reshape(-1)
+    return datatype, flat.view(np.uint8).data
 
 
 def _from_lists(value: list[Any], spec: TensorSpec) -> Tensor:
@@ -273,7 +308,17 @@ def _from_data(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
     return Tensor(flat.datatype, shape, flat.data)
 
 
-def _from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+def from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+    """The tensor of bytes, or of base64.
+
+    Args:
+        value: the bytes, as KServe v2's `raw_input_contents` has them.
+        shape: as the sender says.
+        spec: names the tensor, and its datatype.
+
+    Raises:
+        InvalidInputError: the bytes do not fit datatype and shape.
+    """
     if isinstance(value, str):
         try:
             value = base64.b64decode(value, validate=True)

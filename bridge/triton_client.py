@@ -39,6 +39,8 @@ ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
 _QUICK_S = 10.0  # health, configuration, index: answered from memory
 _LOAD_S = 300.0  # a large model on a busy GPU
 _CACHED_SPECS = 1024
+_MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
+_HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
 
 # Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
 # Keepalive stays at gRPC's default, as Triton answers faster pings with GOAWAY.
@@ -168,16 +170,17 @@ class TritonClient:
         Raises:
             TritonError: the subclass says whether it is worth another try.
         """
+        # Not protobuf's ByteSize: it serialises all of the request to answer.
+        size = sum(len(tensor.data) for tensor in inputs.values()) + _HEADER_BYTES
+        if size > _MOST_BYTES:
+            raise TritonRefusedError(
+                f"the request for {name!r} is {size:,} bytes; gRPC carries {_MOST_BYTES:,}: send "
+                "fewer rows at a time"
+            )
         request = service_pb2.ModelInferRequest(model_name=name, model_version=version)
         for input_name, tensor in inputs.items():
             request.inputs.add(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
             request.raw_input_contents.append(tensor.data)
-        size = request.ByteSize()
-        if size > MAX_GRPC_MESSAGE_SIZE:
-            raise TritonRefusedError(
-                f"the request is {size:,} bytes; gRPC carries {MAX_GRPC_MESSAGE_SIZE:,}. "
-                "Send fewer rows at a time"
-            )
         reply = await self._on_any(
             name, lambda server: server.stub.ModelInfer(request, timeout=timeout_s)
         )

@@ -4,13 +4,17 @@ Test files cannot import one another (the project root must stay off sys.path), 
 they share comes as fixtures.
 """
 
+import asyncio
 import os
 import shutil
 import subprocess
+import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import httpx
 import hypothesis
 import onnx
 import pytest
@@ -177,8 +181,6 @@ class ContainerRabbitMQ:
             self._container.start()
         else:
             self._container.get_wrapped_container().start()
-        import asyncio  # noqa: PLC0415
-
         async with asyncio.timeout(120):
             while not await amqp_answers("127.0.0.1", self.port):
                 await asyncio.sleep(0.1)
@@ -265,6 +267,71 @@ async def rabbitmq(state: StateFolder) -> AsyncIterator[RabbitMQServer | Contain
 async def redis_server(state: StateFolder) -> AsyncIterator[RedisServer]:
     async with RedisServer(state) as server:
         yield server
+
+
+class S3Server:
+    """moto's S3 server as a child process, with one bucket."""
+
+    bucket = "payloads"
+
+    def __init__(self, log: Path) -> None:
+        self.endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
+        self._log = log
+
+    async def __aenter__(self) -> Self:
+        port = self.endpoint.rpartition(":")[2]
+        command = ["-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=log, stderr=log
+            )
+        async with httpx.AsyncClient() as http, asyncio.timeout(60):
+            while True:
+                assert self._process.returncode is None, self._log.read_text()
+                try:
+                    (await http.put(f"{self.endpoint}/{self.bucket}")).raise_for_status()
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await self._process.wait()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a client needs to use it as the payload store."""
+        return {
+            "BRIDGE_PAYLOAD_URL": f"s3://{self.bucket}",
+            "BRIDGE_PAYLOAD_ENDPOINT": self.endpoint,
+            "BRIDGE_PAYLOAD_REGION": "us-east-1",
+            "BRIDGE_PAYLOAD_ACCESS_KEY": "any",
+            "BRIDGE_PAYLOAD_SECRET_KEY": "not-a-secret",
+        }
+
+
+@pytest.fixture(scope="session")
+async def s3_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Server]:
+    async with S3Server(tmp_path_factory.mktemp("s3") / "s3.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_store(
+    s3_server: S3Server, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, str]]:
+    """Settings of a payload store of a kind (file, s3, redis), on real servers."""
+
+    def make(kind: str) -> dict[str, str]:
+        if kind == "file":
+            return {"BRIDGE_PAYLOAD_URL": (tmp_path_factory.mktemp("store") / "a b").as_uri()}
+        if kind == "s3":
+            url = f"s3://{s3_server.bucket}/some/{uuid.uuid4().hex}"
+            return s3_server.variables | {"BRIDGE_PAYLOAD_URL": url}
+        return {"BRIDGE_PAYLOAD_URL": redis_server.url}
+
+    return make
 
 
 @pytest.fixture(scope="session")

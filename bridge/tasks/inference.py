@@ -1,24 +1,42 @@
 """Tasks of the inference queue: predict, and hand training on to where torch is."""
 
+import asyncio
 import inspect
 from typing import Annotated, Any
 
-from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqMessage, TaskiqState
+from redis.exceptions import RedisError
+from taskiq import (
+    Context,
+    TaskiqDepends,
+    TaskiqEvents,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+    TaskiqState,
+)
 from taskiq.exceptions import NoResultError
+from taskiq_redis.exceptions import ResultIsMissingError
 
 from bridge.batcher import Batcher
 from bridge.broker import broker, settings, training_broker
-from bridge.errors import InvalidInputError
+from bridge.errors import InvalidInputError, PayloadMissingError
 from bridge.inference import infer
 from bridge.messages import is_binary
+from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
+from bridge.references import own_keys
 from bridge.triton_client import TritonClient
+
+_REDIS_AGAIN_S = 1.0
 
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
-    """One Triton client and one batcher for the process, made after taskiq's fork."""
+    """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
     state.triton = TritonClient.from_settings(settings)
     state.batcher = Batcher(state.triton.infer)
+    state.payloads = open_payloads(settings)
+    if state.payloads is not None:
+        state.sweeper = asyncio.create_task(state.payloads.keep_swept())
     await training_broker.startup()
 
 
@@ -26,6 +44,9 @@ async def connect(state: TaskiqState) -> None:
 async def disconnect(state: TaskiqState) -> None:
     """Close what `connect` opened."""
     await state.triton.close()
+    if state.payloads is not None:
+        state.sweeper.cancel()
+        await state.payloads.close()
     await training_broker.shutdown()
 
 
@@ -41,8 +62,8 @@ async def ml_inference(
 
     Args:
         model_id: the model's name in Triton.
-        input_data: for each input a nested list, or `{"datatype", "shape", "data" | "raw"}`; the
-            first dimension is the batch.
+        input_data: for each input a nested list, or `{"datatype", "shape", "data" | "raw" |
+            "ref"}`; the first dimension is the batch.
         version: a served version; None for the newest.
         context: taskiq's own, never sent.
 
@@ -53,15 +74,61 @@ async def ml_inference(
     Raises:
         BridgeError: the subclass says what is wrong with model or input.
     """
-    return await infer(
-        context.state.triton,
-        model_id,
-        input_data,
-        version=version,
-        timeout_s=settings.bridge_infer_timeout_s,
-        binary=is_binary(context.message.labels),
-        send=context.state.batcher.submit,
-    )
+    try:
+        return await infer(
+            context.state.triton,
+            model_id,
+            input_data,
+            version=version,
+            timeout_s=settings.bridge_infer_timeout_s,
+            binary=is_binary(context.message.labels),
+            send=context.state.batcher.submit,
+            payloads=context.state.payloads,
+            takes_references=TAKES_REFERENCES in context.message.labels,
+        )
+    except PayloadMissingError:
+        before = await _result_before(context.message.task_id)
+        if before is None:
+            raise
+        if before.error is not None:
+            raise before.error from None
+        answer: dict[str, Any] = before.return_value
+        return answer
+
+
+async def _result_before(task_id: str) -> TaskiqResult[Any] | None:
+    """The result that this task has already, if any.
+
+    A task that was delivered twice at once has lost its inputs as soon as the first to end has
+    saved its result. The second must not put an error in its place, so that it waits for Redis.
+    """
+    while True:
+        try:
+            return await broker.result_backend.get_result(task_id)
+        except ResultIsMissingError:
+            return None
+        except (RedisError, OSError):
+            await asyncio.sleep(_REDIS_AGAIN_S)
+
+
+class DiscardInputs(TaskiqMiddleware):
+    """Deletes the payloads that belonged to a task alone, once its result is saved."""
+
+    def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:  # noqa: ARG002 - taskiq's
+        """Called after the result is saved and before the message is acknowledged.
+
+        Should the worker end in between, the message is delivered again, and acknowledged
+        because its result exists: nobody misses the payloads.
+        """
+        payloads: Payloads | None = broker.state.get("payloads")
+        if payloads is not None and message.task_name == "ml_inference":
+            arguments = dict(zip(_ARGUMENTS.parameters, message.args, strict=False))
+            inputs = (arguments | message.kwargs).get("input_data")
+            payloads.discard(own_keys(inputs))
+
+
+if settings.bridge_payload_url is not None:
+    broker.add_middlewares(DiscardInputs())
 
 
 async def _ml_inference(message: TaskiqMessage) -> dict[str, Any]:

@@ -94,13 +94,12 @@ async def worker(environment, tmp_path_factory):
     await worker.stop()
 
 
-@pytest.fixture
-async def new_worker(tmp_path):
-    """Start a worker with arguments and environment of its own."""
+async def started_workers(folder):
+    """Gives a function that starts workers, with arguments and environment of their own."""
     started = []
 
     async def start(arguments, environment, *, processes=1, cwd=ROOT):
-        worker = WorkerProcess(tmp_path / f"worker-{len(started)}.log")
+        worker = WorkerProcess(folder / f"worker-{len(started)}.log")
         started.append(worker)
         await worker.start(arguments, environment, processes, cwd)
         return worker
@@ -108,6 +107,20 @@ async def new_worker(tmp_path):
     yield start
     for worker in started:
         await worker.stop()
+
+
+@pytest.fixture
+async def new_worker(tmp_path):
+    """Start workers for a test."""
+    async for start in started_workers(tmp_path):
+        yield start
+
+
+@pytest.fixture(scope="module")
+async def module_worker(tmp_path_factory):
+    """Start workers for all tests of a module."""
+    async for start in started_workers(tmp_path_factory.mktemp("workers")):
+        yield start
 
 
 @pytest.fixture(scope="session")

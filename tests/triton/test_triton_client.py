@@ -6,11 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from bridge import errors
+from bridge import errors, triton_client
 from bridge.embedded.triton import TritonServer
-from bridge.tensors import Tensor
+from bridge.tensors import DTYPES, Tensor
 from bridge.triton_client import TritonClient
 
+WIDE = sorted(DTYPES.keys() - {"BYTES"})
 X = Tensor.from_array(np.ones((2, 4), np.float32))
 
 
@@ -66,6 +67,22 @@ async def test_each_failure_has_its_class(client, model, inputs, version, error)
     with pytest.raises(errors.TritonError) as caught:
         await client.infer(model, inputs, version=version, timeout_s=5)
     assert type(caught.value) is error
+
+
+async def test_a_request_beyond_what_grpc_carries_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setattr(triton_client, "_MOST_BYTES", 100_000)
+    async with TritonClient(["127.0.0.1:1"]) as nobody:  # sending would say: unavailable
+        with pytest.raises(errors.TritonRefusedError, match="gRPC carries 100,000"):
+            await nobody.infer(
+                "double", {"x": Tensor.from_array(np.ones(50_000, np.float32))}, timeout_s=5
+            )
+
+
+async def test_more_than_grpcs_default_of_4_mb_goes_through(client):
+    array = (np.arange(2_000_000) % 100).reshape(1, -1)
+    inputs = {f"in_{t}": Tensor.from_array(array.astype(DTYPES[t])) for t in WIDE}
+    reply = await client.infer("wide", inputs, timeout_s=60)
+    np.testing.assert_array_equal(reply.outputs["out_INT64"].to_array(), array)
 
 
 async def test_a_deadline_ends_the_call(client):
