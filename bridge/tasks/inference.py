@@ -1,7 +1,6 @@
 """Tasks of the inference queue: predict, and hand training on to where torch is."""
 
 import asyncio
-import inspect
 from typing import Annotated, Any
 
 from redis.exceptions import RedisError
@@ -80,7 +79,7 @@ async def ml_inference(
             model_id,
             input_data,
             version=version,
-            timeout_s=settings.bridge_infer_timeout_s,
+            timeout_s=_timeout_s(context.message),
             binary=is_binary(context.message.labels),
             send=context.state.batcher.submit,
             payloads=context.state.payloads,
@@ -122,8 +121,10 @@ class DiscardInputs(TaskiqMiddleware):
         """
         payloads: Payloads | None = broker.state.get("payloads")
         if payloads is not None and message.task_name == "ml_inference":
-            arguments = dict(zip(_ARGUMENTS.parameters, message.args, strict=False))
-            inputs = (arguments | message.kwargs).get("input_data")
+            try:
+                _, inputs, _ = _arguments(*message.args, **message.kwargs)
+            except TypeError:
+                return
             payloads.discard(own_keys(inputs))
 
 
@@ -133,20 +134,35 @@ if settings.bridge_payload_url is not None:
 
 async def _ml_inference(message: TaskiqMessage) -> dict[str, Any]:
     """`ml_inference` without taskiq's receiver between queue and batch."""
-    context = Context(message, broker)
     try:
-        bound = _ARGUMENTS.bind(*message.args, **message.kwargs)
+        arguments = _arguments(*message.args, **message.kwargs)
     except TypeError as error:
         raise InvalidInputError(
-            f"ml_inference takes model_id, input_data and optionally version: {error}"
+            "ml_inference takes model_id, input_data and optionally version: it"
+            + str(error).partition("()")[2]
         ) from None
-    return await ml_inference.original_func(*bound.args, **bound.kwargs, context=context)
+    return await ml_inference.original_func(*arguments, context=Context(message, broker))
 
 
-# What a caller may send: all but `context`.
-_ARGUMENTS = inspect.Signature(
-    list(inspect.signature(ml_inference.original_func).parameters.values())[:-1]
-)
+def _arguments(model_id: Any, input_data: Any, version: Any = None) -> tuple[Any, Any, Any]:
+    """What a caller may send, in order: all of `ml_inference`'s but `context`."""
+    return model_id, input_data, version
+
+
+def _timeout_s(message: TaskiqMessage) -> float:
+    """Seconds that Triton may take: taskiq's own label `timeout`, or the setting."""
+    asked = message.labels.get("timeout")
+    if asked is None:
+        return settings.bridge_infer_timeout_s
+    try:
+        timeout_s = float(asked)
+    except (TypeError, ValueError):
+        timeout_s = 0.0
+    if not 0 < timeout_s < float("inf"):
+        raise InvalidInputError(f"label 'timeout' must be a number of seconds, got {asked!r:.80}")
+    return timeout_s
+
+
 broker.intake.shortcuts["ml_inference"] = _ml_inference
 
 
