@@ -51,6 +51,7 @@ def test_config_names_no_model_and_leaves_the_batch_to_triton():
         'input {\n  name: "x"\n  data_type: TYPE_FP32\n  dims: [ 4 ]\n}\n'
         'output {\n  name: "probabilities"\n  data_type: TYPE_FP32\n  dims: [ 2 ]\n'
         '  label_filename: "labels.txt"\n}\n'
+        "instance_group [ { count: 1 } ]\n"
         "dynamic_batching { }\n"
     )
 
@@ -68,6 +69,15 @@ def test_a_tensors_name_cannot_end_its_quotes():
     evil = Signature((TensorSpec('x" }', "FP32", (-1, 1)),), (), 1)
     with pytest.raises(InvalidNameError, match="tensor"):
         render_config(evil)
+
+
+def test_what_is_no_model_is_passed_over(repository, files):
+    publish(repository, files)
+    for stray in ("lost+found", ".cache", "m.candidate-0123456789ab"):
+        (repository.root / stray / "1").mkdir(parents=True)
+    (repository.root / "no_version").mkdir()
+    (repository.root / "file").touch()
+    assert repository.models() == ["m"]
 
 
 def test_first_version_appears_with_its_model(repository, files):

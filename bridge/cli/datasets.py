@@ -8,6 +8,7 @@ import typer
 from bridge.cli.output import Json, console, print_json, print_table
 from bridge.settings import load_settings
 from bridge.training.datasets import DatasetStore
+from bridge.training.request import TARGETS
 
 datasets = typer.Typer(
     no_args_is_help=True, help="List, show and add datasets, in the folder DATASET_ROOT."
@@ -88,5 +89,14 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         [(name, c["datatype"], c["shape"]) for name, c in found["columns"].items()],
     )
     console.print(
-        f"Train on it: `mlbridge train {found['dataset_id']} --architecture mlp`", markup=False
+        f"Train on it:  {_training_command(found)}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _training_command(found: dict[str, Any]) -> str:
+    """The command that trains on a dataset; words in capitals are for the person to fill in."""
+    images = any(len(column["shape"]) > 1 for column in found["columns"].values())
+    command = f"mlbridge train {found['dataset_id']} --architecture {'cnn' if images else 'mlp'}"
+    return (
+        command if len(set(TARGETS) & set(found["columns"])) == 1 else f"{command} -c target=COLUMN"
     )

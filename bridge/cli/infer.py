@@ -102,12 +102,19 @@ def _read(inputs: list[str] | None) -> dict[str, Any]:
 def _tensor(path: Path) -> Any:
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return _array(path)
         return orjson.loads(path.read_bytes())
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, EOFError, MemoryError) as error:  # the latter two by a broken header
         raise InvalidInputError(f"{path} holds no tensor: {error}") from None
+
+
+def _array(path: Path) -> Array:
+    found = np.load(path, allow_pickle=False)
+    if not isinstance(found, np.ndarray):  # np.load looks at the content, not at the name
+        raise ValueError("it is an .npz archive; save one array with numpy.save")  # noqa: TRY004
+    return found
 
 
 def _object(text: bytes, where: str) -> dict[str, Any]:

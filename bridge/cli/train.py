@@ -57,7 +57,8 @@ def train(
     elif wait:
         show_trained(result)
     else:
-        console.print(f"queued as {result['task_id']}; `mlbridge status {result['task_id']}`")
+        task_id = result["task_id"]
+        console.print(f"queued as {task_id}; `mlbridge status {task_id}`", soft_wrap=True)
 
 
 async def _train(
@@ -89,14 +90,16 @@ async def follow(handle: TaskHandle) -> dict[str, Any]:
             bar = display.add_task("queued", total=None, figures="")
             while not (await asyncio.wait([waiting], timeout=_REFRESH_S))[0]:
                 report = await handle.progress()
-                if report:
+                if report and "epoch" in report:
                     display.update(
                         bar,
-                        description=str(report.get("stage", "training")),
-                        completed=report.get("epoch", 0),
-                        total=report.get("epochs"),
+                        description="training",
+                        completed=report["epoch"],
+                        total=report["epochs"],
                         figures=_figures(report),
                     )
+                elif report:  # the last epoch's figures stay
+                    display.update(bar, description=str(report.get("stage")))
     finally:
         waiting.cancel()
     result: dict[str, Any] = await waiting

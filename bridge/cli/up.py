@@ -57,12 +57,10 @@ async def _up(workers: int | None, training_workers: int, queue: QueueChoice) ->
     async with stack:
         print_table(
             "what runs where",
-            ("part", "address", "state", "pid", "log"),
-            [
-                (part.name, part.address, part.state, part.pid, part.log if part.own else "")
-                for part in stack.parts
-            ],
+            ("part", "address", "state", "pid"),
+            [(part.name, part.address, part.state, part.pid) for part in stack.parts],
         )
+        console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
         console.print(f"For other terminals:  . {_write_environment(stack)}", soft_wrap=True)
         console.print("Ctrl-C drains and ends it.")
         await stack.watch(asyncio.Event())

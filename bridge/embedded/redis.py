@@ -13,12 +13,13 @@ from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.errors import RuntimeStartError
 
-# The password stands in a file, not on the command line, which every user can read.
+# The password stands in a file, not on the command line, which every user can read. `dir` is
+# relative to the room, as a path with spaces would need quotes.
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
-dir {data}
+dir data
 appendonly yes
 appendfsync everysec
 save ""
@@ -55,10 +56,9 @@ class RedisServer(Server):
         return f"redis://:{self._password}@{self.address}/0"
 
     def _command(self) -> list[str]:
-        data = self.room / "data"
-        data.mkdir(exist_ok=True)
+        (self.room / "data").mkdir(exist_ok=True)
         config = self.room / "redis.conf"
-        config.write_text(_CONFIG.format(port=self.port, password=self._password, data=data))
+        config.write_text(_CONFIG.format(port=self.port, password=self._password))
         return [str(find_redis_server()), str(config)]
 
     def _environment(self) -> dict[str, str]:

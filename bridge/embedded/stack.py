@@ -146,8 +146,14 @@ class Stack:
             name: (root / name if self._private else getattr(self.settings, name)).resolve()
             for name in names
         }
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
+        for name, folder in folders.items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RuntimeStartError(
+                    f"cannot make the folder {folder} ({error.strerror}): set {name.upper()} to "
+                    f"one that can be written, or run this in another folder"
+                ) from None
         self._point_at(**folders)
 
     async def _wants_rabbitmq(self) -> bool:

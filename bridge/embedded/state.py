@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,20 @@ from bridge.embedded.leftovers import BIRTH_FILE, MARK_VARIABLE, Session, remove
 _KEEPER_TIMEOUT_S = 30.0
 
 
+def is_plain(path: Path) -> bool:
+    """Whether a path means the same in a shell without quotes, as Triton's launcher gives it."""
+    return shlex.quote(str(path)) == str(path)
+
+
+def _temporary() -> Path:
+    chosen = Path(tempfile.gettempdir()).resolve()
+    return chosen if is_plain(chosen) else Path("/tmp")  # noqa: S108  # has no spaces
+
+
 class StateFolder:
     """A fresh folder, readable by its owner only, gone at the end.
+
+    It lies where TMPDIR says, unless that path has spaces or the like: then in /tmp.
 
     `async with StateFolder() as state:`. A keeper process watches over it: when this process
     ends, even by SIGKILL, the keeper ends all that was started under the folder and removes it.
@@ -23,7 +36,7 @@ class StateFolder:
 
     def __init__(self) -> None:
         name = f"mlbridge-{secrets.token_hex(6)}"
-        self.path = Path(tempfile.gettempdir()).resolve() / name
+        self.path = _temporary() / name
         self._rooms: set[str] = set()
         self._sessions: list[Session] = []
         self._keeper: subprocess.Popen[str] | None = None

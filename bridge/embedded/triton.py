@@ -22,7 +22,7 @@ from bridge.embedded.ports import free_ports
 from bridge.embedded.probes import grpc_answers, http_ok
 from bridge.embedded.process import clean_environment
 from bridge.embedded.server import Server
-from bridge.embedded.state import StateFolder
+from bridge.embedded.state import StateFolder, is_plain
 from bridge.errors import RuntimeStartError
 from bridge.repository import ModelRepository
 
@@ -90,7 +90,7 @@ class TritonServer(Server):
         key = f"triton-admin-key={self.admin_key}"
         return [
             str(self._files.program),
-            f"--model-repository={self.repository}",
+            f"--model-repository={self._plain_repository()}",
             f"--backend-directory={self.room / 'backends'}",
             f"--cache-directory={self.room / 'caches'}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
@@ -159,6 +159,15 @@ class TritonServer(Server):
         if self._files is None:
             self._files = _find_files()
         return self._files
+
+    def _plain_repository(self) -> Path:
+        """The repository, or a link to it where Triton's launcher would trip over its path."""
+        if is_plain(self.repository):
+            return self.repository
+        link = self.room / "repository"
+        if not link.is_symlink():
+            link.symlink_to(self.repository)
+        return link
 
     def _assemble(self) -> None:
         """Copy the backends together (Triton refuses links), and make them a Python to run on."""

@@ -1,6 +1,7 @@
 """The two worker pools, as taskiq's own command line starts them."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Literal
@@ -16,6 +17,7 @@ DRAIN_TIMEOUT_S = 30
 
 _LISTENING = b"Listening started."
 _DIED = b"is dead. Scheduling reload."
+_OWN_ERROR = re.compile(rb"^bridge\.errors\.(\w+: .*)$", re.MULTILINE)
 
 
 def worker_command(kind: WorkerKind, workers: int) -> list[str]:
@@ -81,7 +83,12 @@ class WorkerPool(Server):
     async def _answers(self) -> bool:
         log = self.process.log_since_start()
         if log.count(_DIED) >= self.workers:  # taskiq would start them again for ever
-            raise RuntimeStartError(
-                f"{self.room.name} does not start. {self.remedy}{self.process.described_tail()}"
-            )
+            raise RuntimeStartError(self._reason(log))
         return log.count(_LISTENING) >= self.workers
+
+    def _reason(self, log: bytes) -> str:
+        """The sentence of our own error at a traceback's end says enough; else the log's tail."""
+        told = _OWN_ERROR.findall(log)
+        if told:
+            return f"{self.room.name} does not start: {told[-1].decode(errors='replace')}"
+        return f"{self.room.name} does not start. {self.remedy}{self.process.described_tail()}"

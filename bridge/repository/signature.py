@@ -10,6 +10,10 @@ from bridge.tensors import DTYPES, TensorSpec
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 
+# Triton's Python-based backend makes two by default, each a process with the model in memory.
+# No kind: a GPU is used where there is one.
+_ONE_INSTANCE = "instance_group [ { count: 1 } ]"
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -67,7 +71,8 @@ def render_config(signature: Signature) -> str:
         for index, spec in enumerate(signature.outputs)
     ]
     lines = ['backend: "onnxruntime"', f"max_batch_size: {signature.max_batch_size}"]
-    lines += inputs + outputs + (["dynamic_batching { }"] if batched else [])
+    lines += inputs + outputs + [_ONE_INSTANCE]
+    lines += ["dynamic_batching { }"] if batched else []
     return "\n".join(lines) + "\n"
 
 

@@ -68,12 +68,7 @@ class ModelRepository:
         """Names of the models that have at least one version, sorted; candidates left out."""
         if not self.root.is_dir():
             return []
-        names = (entry.name for entry in self.root.iterdir() if entry.is_dir())
-        return sorted(
-            name
-            for name in names
-            if not name.startswith(".") and not _CANDIDATE.fullmatch(name) and self.versions(name)
-        )
+        return sorted(entry.name for entry in self.root.iterdir() if self._is_model(entry.name))
 
     def versions(self, model: str) -> list[int]:
         """Version numbers of a model, rising; empty if there is no such model."""
@@ -257,6 +252,12 @@ class ModelRepository:
         except FileNotFoundError:
             return
         shutil.rmtree(gone, ignore_errors=True)
+
+    def _is_model(self, name: str) -> bool:
+        try:
+            return not _CANDIDATE.fullmatch(name) and bool(self.versions(name))
+        except InvalidNameError:
+            return False  # hidden, or something else's, as a mount's lost+found
 
     def _entries(self, model: str) -> list[str]:
         try:

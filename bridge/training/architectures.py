@@ -13,13 +13,15 @@ Normalisation and softmax are added around it (`network`), and travel with the e
 Images are [height, width] (one grey channel) or [channels, height, width].
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Protocol
 
+import psutil
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from bridge.errors import DatasetError, InvalidTrainingRequestError
+from bridge.errors import BridgeError, DatasetError, InvalidTrainingRequestError
 from bridge.training.request import architectures, parse_options
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -28,6 +30,7 @@ _OPTIONS = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=Fa
 _MOST_CHANNELS = 16
 _SMALLEST_SIDE = 4
 _CONSTANT = 1e-8
+_COPIES = 4  # weights, gradients, and the two moments of AdamW
 
 
 class Architecture(Protocol):
@@ -141,7 +144,26 @@ def build(
         raise InvalidTrainingRequestError(
             f"architecture {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    return make(input_shape, outputs, parse_options(model, options))
+    parsed = parse_options(model, options)
+    _check_memory(lambda: make(input_shape, outputs, parsed))
+    return make(input_shape, outputs, parsed)
+
+
+def _check_memory(make: Callable[[], nn.Module]) -> None:
+    """Refuse a network that cannot fit, before it takes the memory of everybody on the machine."""
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            weights = sum(weight.nbytes for weight in make().parameters())
+    except BridgeError:
+        raise
+    except Exception:  # noqa: BLE001  (what it computes while it is built needs numbers)
+        return
+    needed, free = weights * _COPIES, psutil.virtual_memory().available
+    if needed > free:
+        raise InvalidTrainingRequestError(
+            f"this network takes {needed / 1e9:,.1f} GB to train, and {free / 1e9:,.1f} GB are "
+            f"free; make it smaller by model_config.options"
+        )
 
 
 class Network(nn.Module):

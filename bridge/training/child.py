@@ -9,6 +9,7 @@ It is a process of its own so that it can be killed at any moment, and its memor
 too, is really free afterwards.
 """
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -28,6 +29,7 @@ def main() -> int:
     """Do one job; returns the exit status."""
     job = json.load(sys.stdin)
     _die_with(job["parent_pid"])
+    _offer_itself()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
 
         def report(kind: str, content: dict[str, Any]) -> None:
@@ -56,6 +58,12 @@ def _die_with(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _offer_itself() -> None:
+    """Where memory runs out, have the kernel take this process before servers and workers."""
+    with contextlib.suppress(OSError):  # no procfs, or a sandbox that forbids it
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

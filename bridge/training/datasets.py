@@ -12,7 +12,7 @@ root, not even through a link.
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -149,13 +149,21 @@ class DatasetStore:
             shutil.rmtree(staging, ignore_errors=True)
         return self.describe(dataset_id)
 
-    def load(self, dataset_id: str, *, seed: int, validation_fraction: float) -> Splits:
+    def load(
+        self,
+        dataset_id: str,
+        *,
+        seed: int,
+        validation_fraction: float,
+        classes: Callable[["datasets.Dataset"], Array | None] = lambda _: None,
+    ) -> Splits:
         """Open a dataset for training.
 
         Args:
             dataset_id: its name.
             seed: of the split, where the dataset has no validation rows of its own.
             validation_fraction: share of the rows that such a split holds back.
+            classes: gives the class of each row, whose shares such a split keeps; or None.
 
         Raises:
             DatasetError: it is missing, unreadable or empty, or its splits differ in columns.
@@ -165,16 +173,19 @@ class DatasetStore:
         held = next((splits[name] for name in _VALIDATION if name in splits), None)
         if held is not None:
             return Splits(train, held)
-        order = np.random.default_rng(seed).permutation(len(train))
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(train))
         count = max(1, round(len(train) * validation_fraction))
         if len(train) <= count:
             raise DatasetError(
                 f"dataset {dataset_id!r} has {len(train)} rows, too few to hold any back"
             )
+        held_back = _spread(order, count, classes(train), rng)
+        kept = order[~np.isin(order, held_back)]
         # In memory, as `datasets` would write the order beside the data.
         return Splits(
-            train.select(order[count:], keep_in_memory=True),
-            train.select(order[:count], keep_in_memory=True),
+            train.select(kept, keep_in_memory=True),
+            train.select(held_back, keep_in_memory=True),
         )
 
     def _splits(self, dataset_id: str) -> "dict[str, datasets.Dataset]":
@@ -187,6 +198,20 @@ class DatasetStore:
             f"a dataset {dataset_id!r} exists already in {self.root}; choose another name, or "
             f"remove it first"
         )
+
+
+def _spread(order: Array, count: int, classes: Array | None, rng: np.random.Generator) -> Array:
+    """`count` of the row numbers in `order`, each class in its share, and none of them whole."""
+    if classes is None or classes.ndim > 1:
+        return order[:count]
+    by_class = order[np.argsort(classes[order], kind="stable")]
+    sorted_classes = classes[by_class]
+    second = np.append(False, sorted_classes[1:] == sorted_classes[:-1])
+    spare = by_class[second]  # the first row of each class stays: train must know every class
+    if len(spare) < count:
+        return order[:count]
+    picked: Array = spare[((np.arange(count) + 0.5) * len(spare) / count).astype(int)]
+    return rng.permutation(picked)
 
 
 def _tables() -> ModuleType:

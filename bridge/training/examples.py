@@ -14,9 +14,8 @@ from bridge.names import check_name
 from bridge.tensors import Array
 from bridge.training import tables
 from bridge.training.datasets import Splits
-from bridge.training.request import ModelConfig, Task
+from bridge.training.request import TARGETS, ModelConfig, Task
 
-_TARGETS = ("target", "label", "class", "y")
 _FEWEST_ROWS = 10
 
 
@@ -84,7 +83,7 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
             f"{list(inputs[1].shape[1:])} in validation"
         )
     raw = [tables.column_array(split, target) for split in (splits.train, splits.validation)]
-    task = model.task or ("regression" if raw[0].dtype.kind == "f" else "classification")
+    task = model.task or _task_of(raw[0])
     labels: tuple[str, ...] = ()
     if task == "regression":
         targets = [_values(target, column) for column in raw]
@@ -94,14 +93,33 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
     return Examples(train, validation, task, columns, target, labels)
 
 
+def classes_of(rows: datasets.Dataset, model: ModelConfig) -> Array | None:
+    """The target's class of each row; None if values are predicted, or `prepare` will complain."""
+    try:
+        column = tables.column_array(rows, _target(rows.column_names, model))
+    except DatasetError:
+        return None
+    task = model.task or _task_of(column)
+    return column if task == "classification" else None
+
+
+def _task_of(target: Array) -> Task:
+    return "regression" if target.dtype.kind == "f" else "classification"
+
+
 def _target(names: list[str], model: ModelConfig) -> str:
     if model.target is not None:
+        if model.target not in names:  # before its absence makes another column look wrong
+            raise DatasetError(
+                f"there is no target column {model.target!r}; there are "
+                f"{', '.join(map(repr, names))}"
+            )
         return model.target
-    found = [name for name in _TARGETS if name in names]
+    found = [name for name in TARGETS if name in names]
     if len(found) != 1:
         raise DatasetError(
-            f"cannot tell which column is the target: give model_config.target, one of "
-            f"{', '.join(map(repr, names))}"
+            f"cannot tell which column is the target: give model_config.target (`mlbridge train`: "
+            f"-c target=NAME), one of {', '.join(map(repr, names))}"
         )
     return found[0]
 

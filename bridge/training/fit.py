@@ -54,8 +54,10 @@ def fit(
         TrainingFailedError: the loss became NaN or infinite.
     """
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
-    module = _Module(network, parameters, steps=_steps(examples, parameters))
-    watcher = _Watcher(parameters, len(examples.train.inputs), report)
+    rows = len(examples.train.inputs)
+    size = parameters.batch_size_for(rows)
+    module = _Module(network, parameters, steps=_steps_an_epoch(rows, size) * parameters.epochs)
+    watcher = _Watcher(parameters, rows, report)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -70,7 +72,7 @@ def fit(
     )
     trainer.fit(
         module,
-        _loader(examples.train, parameters.batch_size, shuffled_by=parameters.seed),
+        _loader(examples.train, size, shuffled_by=parameters.seed),
         _loader(examples.validation, _JUDGING_ROWS),
     )
     if watcher.best is not None:
@@ -213,9 +215,8 @@ def _drops_last(rows: int, size: int) -> bool:
     return rows > size and rows % size == 1
 
 
-def _steps(examples: Examples, parameters: Hyperparameters) -> int:
-    rows, size = len(examples.train.inputs), parameters.batch_size
-    return (math.ceil(rows / size) - _drops_last(rows, size)) * parameters.epochs
+def _steps_an_epoch(rows: int, size: int) -> int:
+    return math.ceil(rows / size) - _drops_last(rows, size)
 
 
 def answers(network: Network, inputs: torch.Tensor) -> Iterator[torch.Tensor]:

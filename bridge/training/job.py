@@ -15,10 +15,10 @@ from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
-from bridge.training.examples import Examples, prepare
+from bridge.training.examples import Examples, classes_of, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
-from bridge.training.request import TrainingRequest
+from bridge.training.request import Hyperparameters, TrainingRequest
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
@@ -55,6 +55,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
         request.dataset_id,
         seed=parameters.seed,
         validation_fraction=parameters.validation_fraction,
+        classes=lambda rows: classes_of(rows, request.model),
     )
     try:
         examples = prepare(splits, request.model)
@@ -87,6 +88,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
                 "train": len(examples.train.inputs),
                 "validation": len(examples.validation.inputs),
             },
+            "hyperparameters": _used(parameters, len(examples.train.inputs)),
             "training_s": round(seconds, 3),
             "libraries": _libraries(),
         },
@@ -114,6 +116,10 @@ def _network(request: TrainingRequest, examples: Examples) -> architectures.Netw
     )
     values = None if examples.labels else torch.from_numpy(examples.train.targets)
     return architectures.Network(inner, torch.from_numpy(examples.train.inputs), values)
+
+
+def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:
+    return {**parameters.model_dump(mode="json"), "batch_size": parameters.batch_size_for(rows)}
 
 
 def _libraries() -> dict[str, str]:

@@ -6,6 +6,7 @@ happens, the process and all that it started are gone afterwards.
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -44,7 +45,8 @@ class Outcome:
 
     plan: Plan
     result: dict[str, Any]
-    """`metrics`, `parity`, `columns`, `target`, `task`, `rows`, `training_s`, `libraries`."""
+    """`metrics`, `parity`, `columns`, `target`, `task`, `rows`, `hyperparameters` (as used),
+    `training_s`, `libraries`."""
 
 
 @contextmanager
@@ -52,18 +54,40 @@ def work_folder(root: Path, task_id: str) -> Iterator[Path]:
     """A new folder for one delivery of a task, removed at the end.
 
     What an earlier delivery of the same task left is removed first: its worker is dead, or is
-    about to lose to this one.
+    about to lose to this one. So is what any other worker left that was killed.
     """
     # Hashed, as a task's id can be any text that a producer likes.
     task = hashlib.sha256(task_id.encode()).hexdigest()[:20]
     for leftover in root.glob(f"work-{task}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(root)
     folder = root / f"work-{task}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
+    hidden = root / f".{folder.name}"  # until it is held
+    hidden.mkdir()
+    with _held(hidden):
+        hidden.rename(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path) -> None:
+    for folder in root.glob("work-*"):
+        with contextlib.suppress(OSError), _held(folder):  # BlockingIOError: its worker lives
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder; the kernel lets go of it when the process dies, however it dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 async def train_in_process(

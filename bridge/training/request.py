@@ -29,9 +29,16 @@ from bridge.training.datasets import DatasetStore
 ARCHITECTURES = "bridge.architectures"
 """Entry-point group; a name in it is what `model_config["architecture"]` may say."""
 
+TARGETS = ("target", "label", "class", "y")
+"""Columns that are taken for the target where the caller names none."""
+
 Task = Literal["classification", "regression"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+# Small tables need many steps to learn at all, large ones few enough to end.
+_STEPS_AN_EPOCH = 20
+_SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -80,8 +87,8 @@ class Hyperparameters(BaseModel):
     model_config = _CONFIG
 
     epochs: int = Field(default=15, ge=1, le=100_000)
-    batch_size: int = Field(default=64, ge=1, le=1_048_576)
-    """Rows for each optimizer step."""
+    batch_size: int | None = Field(default=None, ge=1, le=1_048_576)
+    """Rows for each optimizer step; by default 8 to 64, so that an epoch has 20 steps or more."""
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Highest rate of the one-cycle schedule."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
@@ -92,6 +99,11 @@ class Hyperparameters(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a lower validation loss, and keep the best epoch's
     weights; by default train for all epochs and keep the last one's."""
+
+    def batch_size_for(self, rows: int) -> int:
+        """Rows for each optimizer step, where there are so many rows to train on."""
+        fitting = min(max(rows // _STEPS_AN_EPOCH, _SMALLEST_BATCH), _LARGEST_BATCH)
+        return fitting if self.batch_size is None else self.batch_size
 
 
 class TrainingRequest(BaseModel):

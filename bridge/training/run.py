@@ -243,7 +243,6 @@ class _Run:
             "task_id": self.task_id,
             "dataset_id": self.request.dataset_id,
             "model": self.request.model.model_dump(mode="json"),
-            "hyperparameters": self.request.hyperparameters.model_dump(mode="json"),
             **result,
             "parity": {**result["parity"], "triton_max_abs_difference": worst},
             "duration_s": round(duration_s, 3),

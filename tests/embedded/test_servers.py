@@ -131,12 +131,29 @@ async def test_a_broken_model_does_not_stop_triton(
     (repository / "broken" / "1").mkdir(parents=True)
     config = (good / "config.pbtxt").read_text()
     (repository / "broken" / "config.pbtxt").write_text(config)
+    save_multiplier(repository, "good.candidate-0123456789ab", 1.0)  # its publisher died
     async with (
         TritonServer(own_state, repository) as server,
         grpc.InferenceServerClient(server.address) as client,
     ):
         assert await client.is_model_ready("good")
         assert not await client.is_model_ready("broken")
+        assert not await client.is_model_ready("good.candidate-0123456789ab")
+
+
+async def test_paths_that_a_shell_would_take_apart(
+    tmp_path: Path, save_multiplier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "it's my $HOME & models"
+    save_multiplier(repository, "double", 2.0)
+    monkeypatch.setattr("tempfile.tempdir", str(repository))
+    async with (
+        StateFolder() as state,
+        RedisServer(state),
+        TritonServer(state, repository) as server,
+        grpc.InferenceServerClient(server.address) as client,
+    ):
+        assert await client.is_model_ready("double")
 
 
 async def test_loading_asks_for_the_key(triton: TritonServer) -> None:

@@ -45,6 +45,11 @@ def test_options_are_checked(options):
         build("mlp", options, (3,), 2)
 
 
+def test_a_network_that_cannot_fit_is_refused_before_it_is_made():
+    with pytest.raises(InvalidTrainingRequestError, match=r"takes 137\.4 GB to train, and .* free"):
+        build("mlp", {"hidden": [65_536, 65_536, 65_536]}, (3,), 2)
+
+
 @pytest.mark.usefixtures("architectures_of_a_user")
 @pytest.mark.parametrize(("name", "why"), [("absent", "ModuleNot"), ("nothing", "AttributeErr")])
 def test_an_entry_point_that_cannot_be_used(name, why):

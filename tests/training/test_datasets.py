@@ -265,3 +265,24 @@ def test_one_split_twice(store):
         write_csv(store.root / "d" / name, good_rows())
     with pytest.raises(DatasetError, match="one split twice"):
         store.load("d", seed=0, validation_fraction=0.2)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_split_keeps_the_shares_of_the_classes(store, seed):
+    target = np.array(["common"] * 80 + ["rare"] * 19 + ["once"])
+    store.add("d", {"train": {"x": np.arange(100.0), "target": target}})
+    splits = store.load(
+        "d", seed=seed, validation_fraction=0.2, classes=lambda rows: np.array(rows["target"])
+    )
+    held_back = list(splits.validation["target"])
+    assert (held_back.count("common"), held_back.count("once")) == (16, 0)
+    assert held_back.count("rare") == 4
+    assert sorted([*splits.train["x"], *splits.validation["x"]]) == list(range(100))
+
+
+def test_every_row_a_class_of_its_own_is_split_all_the_same(store):
+    store.add("d", {"train": {"target": np.arange(20)}})
+    splits = store.load(
+        "d", seed=0, validation_fraction=0.2, classes=lambda rows: np.array(rows["target"])
+    )
+    assert (len(splits.train), len(splits.validation)) == (16, 4)

@@ -33,7 +33,7 @@ NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
     ("columns", "model", "shown"),
     [
         ({"x": X, "target": Y}, {"input": "z"}, "no column 'z'; there are 'x', 'target'"),
-        ({"x": X, "target": Y}, {"target": "z"}, "no column 'z'"),
+        ({"x": Y.astype(str), "t": Y}, {"target": "z"}, "no target column 'z'; there are 'x', 't'"),
         ({"x": X, "t": Y}, {}, "cannot tell which column is the target"),
         ({"x": X, "y": Y, "label": Y}, {}, "cannot tell which column is the target"),
         ({"target": Y}, {}, "no column beside the target"),

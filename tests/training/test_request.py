@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bridge.errors import DatasetError, InvalidTrainingRequestError
-from bridge.training.request import TrainingRequest, architectures, parse_request
+from bridge.training.request import Hyperparameters, TrainingRequest, architectures, parse_request
 
 CNN = {"architecture": "cnn"}
 
@@ -17,6 +17,21 @@ def test_the_shortest_request_has_sensible_defaults(settings):
     assert request.model.columns is None
     assert request.hyperparameters.epochs == 15
     assert request.hyperparameters.patience is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "used"),
+    [
+        (12, None, 8),
+        (120, None, 8),
+        (240, None, 12),
+        (1437, None, 64),
+        (10**6, None, 64),
+        (9, 5, 5),
+    ],
+)
+def test_the_batch_size_suits_the_number_of_rows(rows, given, used):
+    assert Hyperparameters(batch_size=given).batch_size_for(rows) == used
 
 
 def test_everything_can_be_said(settings):

@@ -67,7 +67,9 @@ async def test_a_trained_model_goes_live(settings, fake_triton, repository, trai
     card = repository.card("few", 1)
     assert card["task_id"] == "t"
     assert card["model"]["architecture"] == "cnn"
-    assert card["hyperparameters"]["epochs"] == 15
+    # What the training process says that it used: it chose the batch size.
+    assert card["hyperparameters"] == trained.outcome.result["hyperparameters"]
+    assert card["hyperparameters"]["batch_size"] == 12
 
 
 async def test_a_second_task_makes_a_second_version(settings, fake_triton, repository):

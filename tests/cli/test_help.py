@@ -1,0 +1,40 @@
+"""What each command says of itself."""
+
+import pytest
+from typer.testing import CliRunner
+
+from bridge import __version__
+from bridge.cli.app import app
+
+COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "datasets"]
+WITH_EXAMPLE = [
+    *([name] for name in COMMANDS if name != "datasets"),
+    *(["datasets", name] for name in ("list", "show", "add")),
+]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100"})
+
+
+def test_the_first_page_lists_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    assert run("--version").stdout.strip() == f"mlbridge {__version__}"
+
+
+@pytest.mark.parametrize("command", WITH_EXAMPLE, ids=" ".join)
+def test_help_shows_an_example(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: mlbridge {' '.join(command)}" in result.stdout.replace("`", "") or (
+        f"mlbridge {' '.join(command)}" in result.stdout.partition("Example")[2]
+    )
+
+
+@pytest.mark.parametrize("command", [["fly"], ["worker", "cooking"], ["up", "--workers", "-1"]])
+def test_a_wrong_command_is_told(command):
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "Error" in result.output
