@@ -6,6 +6,7 @@ either side may come first.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.abc import DeliveredMessage
-from taskiq import AckableMessage
+from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
@@ -31,6 +32,7 @@ from bridge.settings import Settings
 logger = logging.getLogger("bridge.queues")
 
 CONNECT_S = 10.0
+_PUBLISH_S = 30.0
 _Refusal = (
     aiormq.exceptions.ChannelPreconditionFailed,
     aiormq.exceptions.ChannelAccessRefused,
@@ -88,10 +90,41 @@ class RabbitMQBroker(AioPikaBroker):
             ),
             task_queues=[Queue(name=queue, type=kind, routing_key=routing_key)],
             dead_letter_queue=Queue(name=f"{queue}.dead_letter", type=kind),
+            reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = results
         self.formatter = Formatter()
         self.intake = Intake(self, results)
+
+    async def kick(self, message: BrokerMessage) -> None:
+        """Publish, and wait for RabbitMQ's confirmation; a restart of RabbitMQ is waited out.
+
+        A confirmation that was lost with the connection makes a second message of the same id:
+        the task may run twice, its result is one.
+
+        Raises:
+            QueueError: RabbitMQ did not confirm within 30 seconds, or has no queue for it.
+        """
+        deadline = time.monotonic() + _PUBLISH_S
+        pause_s = 0.1
+        while True:
+            try:
+                await super().kick(message)
+            except aiormq.exceptions.DeliveryError as error:
+                raise QueueError(
+                    f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
+                    f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
+                ) from None
+            except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+                if time.monotonic() + pause_s > deadline:
+                    raise QueueError(
+                        f"RabbitMQ at {self._where} did not take the task within {_PUBLISH_S:g} s "
+                        f"({type(error).__name__}): is it up?"
+                    ) from None
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+            else:
+                return
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Consume: the intake deals with each delivery, taskiq's receiver gets what is left.

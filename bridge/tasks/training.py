@@ -7,6 +7,7 @@ from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
+from bridge.errors import InvalidTrainingRequestError
 from bridge.training.request import parse_request
 from bridge.training.run import train
 from bridge.triton_client import TritonClient
@@ -28,18 +29,21 @@ async def disconnect(state: TaskiqState) -> None:
 
 @training_broker.task("train_model")
 async def train_model(
-    dataset_id: str,
-    model_config: dict[str, Any],
-    hyperparameters: dict[str, Any],
-    *,
+    dataset_id: Any = None,
+    model_config: Any = None,
+    hyperparameters: Any = None,
+    *surplus: Any,
     context: Annotated[Context, TaskiqDepends()],
 ) -> dict[str, Any]:
     """Train a model, and have Triton serve it.
+
+    What is missing or wrong is told by the request's own checks.
 
     Args:
         dataset_id: a dataset under `DATASET_ROOT`.
         model_config: see `bridge.training.request.ModelConfig`.
         hyperparameters: see `bridge.training.request.Hyperparameters`; `{}` for the defaults.
+        surplus: there is nothing more to say.
         context: taskiq's own, never sent.
 
     Returns:
@@ -49,6 +53,11 @@ async def train_model(
     Raises:
         BridgeError: the subclass says what is wrong with the request, the data or the model.
     """
+    if surplus:
+        raise InvalidTrainingRequestError(
+            "train_model takes dataset_id, model_config and hyperparameters, got "
+            f"{3 + len(surplus)} arguments"
+        )
     request = parse_request(dataset_id, model_config, hyperparameters, settings)
     task_id = context.message.task_id
 

@@ -274,7 +274,11 @@ async def test_a_restarted_rabbitmq_is_consumed_again_and_loses_nothing(
             connection = await aio_pika.connect(here.rabbitmq_url)
             async with connection:
                 await publish(await connection.channel(), here, *part)
-            await server.restart()
+            async with BridgeClient(here) as client:
+                await client.infer("double", {"x": ROWS}, timeout_s=40)
+                restarting = asyncio.create_task(server.restart())
+                calls = [client.infer("double", {"x": ROWS}, timeout_s=60) for _ in range(20)]
+                await asyncio.gather(restarting, *calls)
         for item in tasks:
             assert not (await read(here, item["task_id"], timeout_s=40)).is_err
         assert await worker.stop() == 0
