@@ -204,7 +204,7 @@ async def test_a_json_caller_gets_what_it_knows(caller, here, store):
     ):
         result = await read(here, await publish(here, "double", {"x": form}))
         assert result.return_value["outputs"]["y"] == expected
-    assert await keys_in(here) == before
+    assert await keys_in(here) <= before  # an earlier task's own may still be going
     # One that wrote a payload itself, by the rules of docs/calling.md, gets a reference.
     shared = await caller.upload(X)
     result = await read(here, await publish(here, "double", {"x": shared.written()}))
