@@ -102,6 +102,17 @@ async def keys_in(here):
         return {key.decode().rpartition(":")[2] async for key in client.scan_iter("bridge:pay*")}
 
 
+async def settled(here):
+    """`keys_in`, once what the test before set off has been deleted."""
+    keys = await keys_in(here)
+    while True:
+        await asyncio.sleep(0.3)
+        again = await keys_in(here)
+        if again == keys:
+            return keys
+        keys = again
+
+
 async def soon(here, expected):
     """Deletions gather in the background."""
     with contextlib.suppress(TimeoutError):
@@ -138,7 +149,7 @@ async def read(here, task_id):
 
 
 async def test_large_inputs_and_outputs_go_beside_the_message(caller, here):
-    before = await keys_in(here)
+    before = await settled(here)
     result = await caller.infer("copy", {"x": LARGE})
     np.testing.assert_array_equal(result.outputs["y"], LARGE)
     handle = await caller.submit("copy", {"x": LARGE})
@@ -158,7 +169,7 @@ async def test_large_inputs_and_outputs_go_beside_the_message(caller, here):
 
 
 async def test_a_result_that_was_read_is_still_there_for_its_handle(caller, here):
-    before = await keys_in(here)
+    before = await settled(here)
     handle = await caller.submit("double", {"x": X})
     np.testing.assert_array_equal((await handle.result(20)).outputs["y"], X * 2)
     await soon(here, before)
@@ -175,7 +186,7 @@ async def test_lists_go_inline_and_their_large_outputs_do_not(caller):
 
 
 async def test_an_uploaded_array_serves_many_tasks(caller, here):
-    before = await keys_in(here)
+    before = await settled(here)
     shared = await caller.upload(X)
     results = await asyncio.gather(*(caller.infer("double", {"x": shared}) for _ in range(20)))
     for result in results:
@@ -193,7 +204,7 @@ async def test_text_goes_by_reference_too(caller):
 
 
 async def test_a_json_caller_gets_what_it_knows(caller, here, store):
-    before = await keys_in(here)
+    before = await settled(here)
     large = [[float(i) for i in range(4)]] * 8
     for form, expected in (
         (large, [[2 * v for v in row] for row in large]),
@@ -204,7 +215,7 @@ async def test_a_json_caller_gets_what_it_knows(caller, here, store):
     ):
         result = await read(here, await publish(here, "double", {"x": form}))
         assert result.return_value["outputs"]["y"] == expected
-    assert await keys_in(here) <= before  # an earlier task's own may still be going
+    assert await keys_in(here) == before
     # One that wrote a payload itself, by the rules of docs/calling.md, gets a reference.
     shared = await caller.upload(X)
     result = await read(here, await publish(here, "double", {"x": shared.written()}))
@@ -214,7 +225,7 @@ async def test_a_json_caller_gets_what_it_knows(caller, here, store):
 
 
 async def test_wrong_references_are_the_callers_and_the_worker_goes_on(caller, here, store):
-    before = await keys_in(here)
+    before = await settled(here)
     shared = await caller.upload(X)
     good = shared.written()
     ref = good["ref"]
@@ -260,7 +271,7 @@ async def test_a_task_that_was_run_twice_keeps_its_first_result(caller, here):
 
 @pytest.mark.parametrize("variables", ["file"], indirect=True)
 async def test_a_task_that_never_came_to_the_queue_leaves_no_payload(here, monkeypatch, rabbitmq):
-    before = await keys_in(here)
+    before = await settled(here)
     async with BridgeClient(here) as client:
         broker = client._brokers["inference"]
 
