@@ -33,7 +33,7 @@ _REMEMBERED = 1024  # models whose limits are kept
 # A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
 # takes is cheaper than to send a few rows beside it.
 _WORTH_WAITING_S = 0.005
-_GATHER_TURNS = 8
+_GATHER_TURNS = 16
 
 LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...]]
 
@@ -194,10 +194,11 @@ class Batcher:
         if not lane.queued:
             lane.queued = True
             self._model(spec.name).turns.append(lane)
-        if not self._to_pump:
-            loop.call_soon(self._pump_all, 0, _GATHER_TURNS)
-        self._to_pump.add(spec.name)
         self._submitted += 1
+        if lane.rows >= lane.max_rows:
+            self._pump(self._model(spec.name))
+        else:
+            self._pump_soon(spec.name)
         return item.reply
 
     async def drain(self) -> None:
@@ -217,6 +218,11 @@ class Batcher:
                         del self._models[key]
             model = self._models[name] = _Model()
         return model
+
+    def _pump_soon(self, name: str) -> None:
+        if not self._to_pump:
+            asyncio.get_running_loop().call_soon(self._pump_all, -1, _GATHER_TURNS)
+        self._to_pump.add(name)
 
     def _pump_all(self, seen: int, turns: int) -> None:
         """Send what gathered, once a turn of the event loop brings nothing more."""
@@ -254,7 +260,8 @@ class Batcher:
                 model.limit.failed()
         finally:
             model.in_flight -= 1
-            self._pump(model)
+            if model.turns:
+                self._pump_soon(lane.name)
 
     async def _deliver(self, lane: _Lane, batch: Sequence[_Item]) -> bool:
         """Send one batch; if its content is refused, halve it until the guilty one is alone.

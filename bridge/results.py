@@ -81,7 +81,8 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         )
         queues = (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
         self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
-        self._redis: Redis = Redis(connection_pool=self.redis_pool)
+        # The hot path's own: taskiq-redis's blocking pool costs a lock and a timer for each use.
+        self._redis: Redis = Redis.from_url(settings.redis_url.get_secret_value())
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -127,7 +128,12 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
+        await self._redis.aclose()
         await super().shutdown()
+
+    async def is_result_ready(self, task_id: str) -> bool:
+        """Whether the task has a result."""
+        return bool(await self._redis.exists(task_id))
 
     async def _write(self) -> None:
         pause_s = _RETRY_S
