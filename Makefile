@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test bench check format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -24,6 +24,11 @@ demo: $(INSTALLED)  ## The main job: train from the queue, go live, predict
 
 test: $(INSTALLED)  ## The whole test suite, on real servers of its own
 	$(BIN)/python -P -m pytest $(PYTEST_ARGS)
+
+# Without ARGS everything is measured, for about 20 minutes, and written to docs/benchmarks.md.
+# With ARGS, such as "drain --repetitions 3", the report goes to build/benchmarks.
+bench: $(INSTALLED)  ## Measure beside Celery, Dramatiq and stock taskiq; ARGS="drain" for a part
+	$(BIN)/python -P benchmarks/run.py $(or $(ARGS),--publish)
 
 check: $(INSTALLED)  ## What a change must pass: format, lint, types, walls
 	$(BIN)/ruff format --check .

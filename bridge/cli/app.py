@@ -1,11 +1,13 @@
 """`mlbridge`: one command for each thing that its people do."""
 
+import logging
 import sys
 from typing import Annotated
 
 import typer
 
 from bridge import __version__
+from bridge.cli.bench import bench
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.infer import infer
@@ -54,14 +56,18 @@ app.command()(infer)
 app.command()(train)
 app.command()(status)
 app.command()(models)
+app.command()(bench)
 app.add_typer(datasets, name="datasets")
 
 
 def main() -> None:
     """Run the command line; an error of ours is one sentence and exit code 1."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("aio_pika", "aiormq"):  # each attempt to connect again; we say what came of it
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         app()
     except BridgeError as error:
         errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_FAILED)

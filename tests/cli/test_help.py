@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from bridge import __version__
 from bridge.cli.app import app
 
-COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "datasets"]
+COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "bench", "datasets"]
 WITH_EXAMPLE = [
     *([name] for name in COMMANDS if name != "datasets"),
     *(["datasets", name] for name in ("list", "show", "add")),

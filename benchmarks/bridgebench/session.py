@@ -1,0 +1,91 @@
+"""A whole run: scenarios one after the other on the same servers, and the report on disk.
+
+Leaves in the folder `out`: `results.json`, `results.md`, PNG files.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bridgebench import pages
+from bridgebench.findings import Report, Spread
+from bridgebench.machine import describe_machine, describe_versions
+from bridgebench.scenarios import SCENARIOS, Options, open_run
+
+RESULTS = "results.json"
+SCHEMA = 1
+
+
+async def run_scenarios(
+    names: Sequence[str], options: Options, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run them, write the report, and return what `results.json` holds."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    content: dict[str, Any] = {}
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "repetitions": options.repetitions,
+        "quick": options.quick,
+        "machine": describe_machine(),
+    }
+    before = _found_before(options.out / RESULTS, facts)
+    reports: list[Report] = []
+    say("starting RabbitMQ, Redis and Triton")
+    async with open_run(options, say) as run:
+        facts["versions"] = await describe_versions(run)
+        for name in names:
+            say(f"{name}: {SCENARIOS[name].title}")
+            started = time.monotonic()
+            report = await SCENARIOS[name].measure(run)
+            report.took_s = time.monotonic() - started
+            reports.append(report)
+            for finding in report.findings:
+                say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
+            say(f"  took {report.took_s:.0f} s")
+            facts["took_s"] = time.monotonic() - begun
+            # After each, so that what is measured is kept when a later one fails.
+            content = _write(options.out, facts, reports, before)
+    return content
+
+
+def publish(results: Path, page: Path) -> None:
+    """Put the report into the docs, with what the run before found beside it."""
+    text = (results / "results.md").read_text()
+    page.write_text(pages.inserted(page.read_text(), text))
+
+
+def _write(
+    out: Path, facts: dict[str, Any], reports: Sequence[Report], before: dict[str, str]
+) -> dict[str, Any]:
+    content = {**facts, "scenarios": {report.name: report.plain() for report in reports}}
+    (out / RESULTS).write_bytes(
+        orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    )
+    page = pages.render(reports, facts, images=f"{out.name}/", before=before)
+    (out / "results.md").write_text(page)
+    return content
+
+
+def _found_before(path: Path, facts: dict[str, Any]) -> dict[str, str]:
+    """What a like run on a like machine found, by title; empty if there was none."""
+    if not path.exists():
+        return {}
+    old = orjson.loads(path.read_bytes())
+    alike = all(old.get(key) == facts[key] for key in ("schema", "quick"))
+    if not alike or old["machine"]["processor"] != facts["machine"]["processor"]:
+        return {}
+    return {
+        finding["title"]: _spread(finding["value"]).shown(finding["unit"])
+        for report in old["scenarios"].values()
+        for finding in report["findings"]
+    }
+
+
+def _spread(fields: dict[str, Any]) -> Spread:
+    return Spread.of(fields["values"])

@@ -1,0 +1,1 @@
+"""What runs inside competitors' worker processes. Imports nothing of the bridge."""

@@ -1,0 +1,7 @@
+"""The benchmarks' own folder on sys.path, as `benchmarks/run.py` puts it there."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
