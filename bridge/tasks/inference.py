@@ -32,7 +32,7 @@ _REDIS_AGAIN_S = 1.0
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
     state.triton = TritonClient.from_settings(settings)
-    state.batcher = Batcher(state.triton.infer)
+    state.batcher = Batcher(state.triton.infer, settings.bridge_batch_delay_us)
     state.payloads = open_payloads(settings)
     if state.payloads is not None:
         state.sweeper = asyncio.create_task(state.payloads.keep_swept())
