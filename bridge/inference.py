@@ -23,10 +23,11 @@ from bridge.errors import (
     TooManyRowsError,
     TritonRefusedError,
 )
+from bridge.forms import Form, parse_tensor, render_tensor
 from bridge.names import check_name
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor, is_stored, parse_stored
-from bridge.tensors import Form, Tensor, TensorSpec, parse_tensor, render_tensor
+from bridge.tensors import Tensor, TensorSpec
 from bridge.triton_client import InferReply, ModelSpec
 
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
