@@ -7,9 +7,9 @@ store are handed in.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bridge.errors import (
     EmptyBatchError,
@@ -22,6 +22,7 @@ from bridge.errors import (
     SurplusInputError,
     TooManyRowsError,
     TritonRefusedError,
+    TritonUnavailableError,
 )
 from bridge.forms import Form, parse_tensor, render_tensor
 from bridge.names import check_name
@@ -30,6 +31,9 @@ from bridge.references import StoredTensor, is_stored, parse_stored
 from bridge.tensors import Tensor, TensorSpec
 from bridge.triton_client import InferReply, ModelSpec
 
+Answer = TypeVar("Answer")
+
+_AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -68,6 +72,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     send: Send | None = None,
     payloads: Payloads | None = None,
     takes_references: bool = False,
+    patient: bool = False,
 ) -> dict[str, Any]:
     """Check the input against the model, run it, and write the outputs as the inputs came.
 
@@ -86,6 +91,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
         payloads: where references lead; None: they are refused.
         takes_references: the caller can read large outputs there, even if no input was a
             reference.
+        patient: wait for a Triton that is away, as long as `timeout_s` allows.
 
     Returns:
         `{"model_name", "model_version", "outputs": {name: tensor}}`.
@@ -108,14 +114,17 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
                 reply = await send(spec, tensors, version=chosen, timeout_s=left_s)
         return reply, form, sent_references
 
-    spec = await triton.model_spec(name, chosen)
-    try:
-        reply, form, sent_references = await run(spec)
-    except (InvalidInputError, TritonRefusedError):
-        newest = await triton.model_spec(name, chosen, fresh=True)
-        if newest == spec:
-            raise
-        reply, form, sent_references = await run(newest)
+    async def attempt() -> tuple[InferReply, Form, bool]:
+        spec = await triton.model_spec(name, chosen)
+        try:
+            return await run(spec)
+        except (InvalidInputError, TritonRefusedError):
+            newest = await triton.model_spec(name, chosen, fresh=True)
+            if newest == spec:
+                raise
+            return await run(newest)
+
+    reply, form, sent_references = await _until(deadline if patient else 0.0, attempt)
     stored: dict[str, StoredTensor] = {}
     if payloads is not None and (takes_references or sent_references):
         stored = await _kept(reply.outputs, payloads)
@@ -129,6 +138,23 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
             for output, tensor in reply.outputs.items()
         },
     }
+
+
+async def _until(deadline: float, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Attempt again while Triton is away, until `deadline` by the loop's clock.
+
+    Meanwhile the message stays in hand, unacknowledged: with enough of them in hand the worker
+    takes no more from the queue, and goes on by itself when Triton is back.
+    """
+    pause_s = _AGAIN_S
+    while True:
+        try:
+            return await attempt()
+        except TritonUnavailableError:
+            if asyncio.get_running_loop().time() + pause_s > deadline:
+                raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _AGAIN_MOST_S)
 
 
 @asynccontextmanager

@@ -84,6 +84,7 @@ async def ml_inference(
             send=context.state.batcher.submit,
             payloads=context.state.payloads,
             takes_references=TAKES_REFERENCES in context.message.labels,
+            patient=True,
         )
     except PayloadMissingError:
         before = await _result_before(context.message.task_id)
