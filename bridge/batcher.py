@@ -33,7 +33,8 @@ _REMEMBERED = 1024  # models whose limits are kept
 # A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
 # takes is cheaper than to send a few rows beside it.
 _WORTH_WAITING_S = 0.005
-_GATHER_TURNS = 16
+_EMPTY_TURNS = 2
+_GATHER_TURNS = 24
 
 LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...]]
 
@@ -239,13 +240,17 @@ class Batcher:
 
     def _pump_soon(self, name: str) -> None:
         if not self._to_pump:
-            asyncio.get_running_loop().call_soon(self._pump_all, -1, _GATHER_TURNS)
+            asyncio.get_running_loop().call_soon(self._pump_all, -1, 0, _GATHER_TURNS)
         self._to_pump.add(name)
 
-    def _pump_all(self, seen: int, turns: int) -> None:
-        """Send what gathered, once a turn of the event loop brings nothing more."""
-        if self._submitted != seen and turns:
-            asyncio.get_running_loop().call_soon(self._pump_all, self._submitted, turns - 1)
+    def _pump_all(self, seen: int, empty: int, turns: int) -> None:
+        """Send what gathered, once two turns of the event loop brought nothing more.
+
+        One is not enough: a turn may have gone to answers while the next messages were read.
+        """
+        empty = empty + 1 if self._submitted == seen else 0
+        if empty < _EMPTY_TURNS and turns:
+            asyncio.get_running_loop().call_soon(self._pump_all, self._submitted, empty, turns - 1)
             return
         names, self._to_pump = self._to_pump, set()
         for name in names:

@@ -104,15 +104,20 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     deadline = asyncio.get_running_loop().time() + timeout_s
     name, chosen = check_name("model_id", model_id), _checked_version(version)
 
+    async def ask(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> InferReply:
+        left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        if send is None:
+            return await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
+        return await send(spec, tensors, version=chosen, timeout_s=left_s)
+
     async def run(spec: ModelSpec) -> tuple[InferReply, Form, bool]:
         inputs, form = read_inputs(spec, input_data)
-        sent_references = any(isinstance(it, StoredTensor) for it in inputs.values())
-        async with _fetched(inputs, payloads, deadline) as (tensors, left_s):
-            if send is None:
-                reply = await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
-            else:
-                reply = await send(spec, tensors, version=chosen, timeout_s=left_s)
-        return reply, form, sent_references
+        tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
+        if len(tensors) == len(inputs):
+            return await ask(spec, tensors), form, False
+        stored = {name: it for name, it in inputs.items() if isinstance(it, StoredTensor)}
+        async with _fetched(stored, payloads, deadline) as fetched:
+            return await ask(spec, {**tensors, **fetched}), form, True
 
     async def attempt() -> tuple[InferReply, Form, bool]:
         spec = await triton.model_spec(name, chosen)
@@ -159,15 +164,9 @@ async def _until(deadline: float, attempt: Callable[[], Awaitable[Answer]]) -> A
 
 @asynccontextmanager
 async def _fetched(
-    inputs: Mapping[str, Tensor | StoredTensor], payloads: Payloads | None, deadline: float
-) -> AsyncIterator[tuple[dict[str, Tensor], float]]:
-    """The inputs with all their bytes, and how many seconds are left for Triton."""
-    loop = asyncio.get_running_loop()
-    tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
-    stored = {name: it for name, it in inputs.items() if not isinstance(it, Tensor)}
-    if not stored:
-        yield tensors, deadline - loop.time()
-        return
+    stored: Mapping[str, StoredTensor], payloads: Payloads | None, deadline: float
+) -> AsyncIterator[Mapping[str, Tensor]]:
+    """The bytes of inputs that lie in the payload store, held as long as the block lasts."""
     if payloads is None:
         raise NoPayloadStoreError(
             f"input {next(iter(stored))!r} is a reference, and this worker has no payload store: "
@@ -181,7 +180,7 @@ async def _fetched(
             raise InferenceTimeoutError(
                 "the deadline passed before the inputs were fetched from the payload store"
             ) from None
-        yield {**tensors, **fetched}, max(deadline - loop.time(), 0.001)
+        yield fetched
 
 
 async def _kept(outputs: Mapping[str, Tensor], payloads: Payloads) -> dict[str, StoredTensor]:
