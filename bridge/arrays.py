@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from bridge.errors import NoPayloadStoreError
+from bridge.forms import read_raw, wire_form
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor, is_stored, read_stored
-from bridge.tensors import Array, raw_view, read_raw, wire_form
+from bridge.tensors import Array, raw_view
 
 
 @dataclass(frozen=True, slots=True)

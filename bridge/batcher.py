@@ -33,7 +33,8 @@ _REMEMBERED = 1024  # models whose limits are kept
 # A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
 # takes is cheaper than to send a few rows beside it.
 _WORTH_WAITING_S = 0.005
-_GATHER_TURNS = 16
+_EMPTY_TURNS = 2
+_GATHER_TURNS = 24
 
 LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...]]
 
@@ -80,7 +81,7 @@ class _Item:
 class _Lane:
     """What waits for one model, version and row signature."""
 
-    __slots__ = ("items", "key", "max_rows", "name", "queued", "rows", "version")
+    __slots__ = ("delayed", "items", "key", "max_rows", "name", "queued", "rows", "version")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
@@ -89,6 +90,8 @@ class _Lane:
         self.items: deque[_Item] = deque()
         self.rows = 0
         self.queued = False
+        self.delayed = False
+        """Waits for more rows until its model's delay is over."""
 
     def take(self) -> list[_Item]:
         """The next batch, first come first served; those who have gone are dropped."""
@@ -119,33 +122,41 @@ class _Model:
         self.turns: deque[_Lane] = deque()
 
     def next_lane(self) -> _Lane | None:
-        """The lane whose turn it is, if a batch of it may go now.
+        """Take the next lane of which a batch may go now out of its turn, if there is one."""
+        for index, lane in enumerate(self.turns):
+            if self._may_go(lane):
+                del self.turns[index]
+                return lane
+        return None
+
+    def _may_go(self, lane: _Lane) -> bool:
+        """Whether a batch of the lane may go now.
 
         A full batch gains nothing by waiting; it may even go one ahead of the limit, to keep the
         server busy while an answer travels. A partial one goes beside others only where these
         take long: else it waits for the first to return, and grows meanwhile.
         """
-        if not self.turns:
-            return None
-        lane = self.turns[0]
-        if self.in_flight == 0:
-            return lane
         if lane.rows >= lane.max_rows:
-            return lane if self.in_flight <= self.limit.current else None
+            return self.in_flight <= self.limit.current
+        if lane.delayed:
+            return False
         slow = self.limit.fastest_s > _WORTH_WAITING_S
-        return lane if slow and self.in_flight < self.limit.current else None
+        return self.in_flight == 0 or (slow and self.in_flight < self.limit.current)
 
 
 class Batcher:
     """Batches across callers, for each model by itself."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, delays_us: Mapping[str, int] | None = None) -> None:
         """Nothing runs before the first `submit`.
 
         Args:
             send: sends one batch.
+            delays_us: for how many microseconds at most the first rows of a batch may wait for
+                more, by model; by default for none.
         """
         self._send = send
+        self._delays_us = delays_us or {}
         self._lanes: dict[LaneKey, _Lane] = {}
         self._models: dict[str, _Model] = {}
         self._to_pump: set[str] = set()
@@ -194,6 +205,9 @@ class Batcher:
         if not lane.queued:
             lane.queued = True
             self._model(spec.name).turns.append(lane)
+            if delay_us := self._delays_us.get(spec.name, 0):
+                lane.delayed = True
+                loop.call_later(delay_us / 1e6, self._end_delay, lane)
         self._submitted += 1
         if lane.rows >= lane.max_rows:
             self._pump(self._model(spec.name))
@@ -219,15 +233,24 @@ class Batcher:
             model = self._models[name] = _Model()
         return model
 
+    def _end_delay(self, lane: _Lane) -> None:
+        lane.delayed = False
+        if lane.queued:
+            self._pump(self._model(lane.name))
+
     def _pump_soon(self, name: str) -> None:
         if not self._to_pump:
-            asyncio.get_running_loop().call_soon(self._pump_all, -1, _GATHER_TURNS)
+            asyncio.get_running_loop().call_soon(self._pump_all, -1, 0, _GATHER_TURNS)
         self._to_pump.add(name)
 
-    def _pump_all(self, seen: int, turns: int) -> None:
-        """Send what gathered, once a turn of the event loop brings nothing more."""
-        if self._submitted != seen and turns:
-            asyncio.get_running_loop().call_soon(self._pump_all, self._submitted, turns - 1)
+    def _pump_all(self, seen: int, empty: int, turns: int) -> None:
+        """Send what gathered, once two turns of the event loop brought nothing more.
+
+        One is not enough: a turn may have gone to answers while the next messages were read.
+        """
+        empty = empty + 1 if self._submitted == seen else 0
+        if empty < _EMPTY_TURNS and turns:
+            asyncio.get_running_loop().call_soon(self._pump_all, self._submitted, empty, turns - 1)
             return
         names, self._to_pump = self._to_pump, set()
         for name in names:
@@ -236,7 +259,6 @@ class Batcher:
     def _pump(self, model: _Model) -> None:
         """Send batches of one model while there is room, one of each lane in turn."""
         while (lane := model.next_lane()) is not None:
-            model.turns.popleft()
             batch = lane.take()
             if lane.items:
                 model.turns.append(lane)

@@ -7,9 +7,9 @@ store are handed in.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bridge.errors import (
     EmptyBatchError,
@@ -22,13 +22,18 @@ from bridge.errors import (
     SurplusInputError,
     TooManyRowsError,
     TritonRefusedError,
+    TritonUnavailableError,
 )
+from bridge.forms import Form, parse_tensor, render_tensor
 from bridge.names import check_name
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor, is_stored, parse_stored
-from bridge.tensors import Form, Tensor, TensorSpec, parse_tensor, render_tensor
+from bridge.tensors import Tensor, TensorSpec
 from bridge.triton_client import InferReply, ModelSpec
 
+Answer = TypeVar("Answer")
+
+_AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
@@ -67,6 +72,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     send: Send | None = None,
     payloads: Payloads | None = None,
     takes_references: bool = False,
+    patient: bool = False,
 ) -> dict[str, Any]:
     """Check the input against the model, run it, and write the outputs as the inputs came.
 
@@ -85,6 +91,7 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
         payloads: where references lead; None: they are refused.
         takes_references: the caller can read large outputs there, even if no input was a
             reference.
+        patient: wait for a Triton that is away, as long as `timeout_s` allows.
 
     Returns:
         `{"model_name", "model_version", "outputs": {name: tensor}}`.
@@ -97,24 +104,32 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     deadline = asyncio.get_running_loop().time() + timeout_s
     name, chosen = check_name("model_id", model_id), _checked_version(version)
 
+    async def ask(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> InferReply:
+        left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        if send is None:
+            return await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
+        return await send(spec, tensors, version=chosen, timeout_s=left_s)
+
     async def run(spec: ModelSpec) -> tuple[InferReply, Form, bool]:
         inputs, form = read_inputs(spec, input_data)
-        sent_references = any(isinstance(it, StoredTensor) for it in inputs.values())
-        async with _fetched(inputs, payloads, deadline) as (tensors, left_s):
-            if send is None:
-                reply = await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
-            else:
-                reply = await send(spec, tensors, version=chosen, timeout_s=left_s)
-        return reply, form, sent_references
+        tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
+        if len(tensors) == len(inputs):
+            return await ask(spec, tensors), form, False
+        stored = {name: it for name, it in inputs.items() if isinstance(it, StoredTensor)}
+        async with _fetched(stored, payloads, deadline) as fetched:
+            return await ask(spec, {**tensors, **fetched}), form, True
 
-    spec = await triton.model_spec(name, chosen)
-    try:
-        reply, form, sent_references = await run(spec)
-    except (InvalidInputError, TritonRefusedError):
-        newest = await triton.model_spec(name, chosen, fresh=True)
-        if newest == spec:
-            raise
-        reply, form, sent_references = await run(newest)
+    async def attempt() -> tuple[InferReply, Form, bool]:
+        spec = await triton.model_spec(name, chosen)
+        try:
+            return await run(spec)
+        except (InvalidInputError, TritonRefusedError):
+            newest = await triton.model_spec(name, chosen, fresh=True)
+            if newest == spec:
+                raise
+            return await run(newest)
+
+    reply, form, sent_references = await _until(deadline if patient else 0.0, attempt)
     stored: dict[str, StoredTensor] = {}
     if payloads is not None and (takes_references or sent_references):
         stored = await _kept(reply.outputs, payloads)
@@ -130,17 +145,28 @@ async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
     }
 
 
+async def _until(deadline: float, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Attempt again while Triton is away, until `deadline` by the loop's clock.
+
+    Meanwhile the message stays in hand, unacknowledged: with enough of them in hand the worker
+    takes no more from the queue, and goes on by itself when Triton is back.
+    """
+    pause_s = _AGAIN_S
+    while True:
+        try:
+            return await attempt()
+        except TritonUnavailableError:
+            if asyncio.get_running_loop().time() + pause_s > deadline:
+                raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _AGAIN_MOST_S)
+
+
 @asynccontextmanager
 async def _fetched(
-    inputs: Mapping[str, Tensor | StoredTensor], payloads: Payloads | None, deadline: float
-) -> AsyncIterator[tuple[dict[str, Tensor], float]]:
-    """The inputs with all their bytes, and how many seconds are left for Triton."""
-    loop = asyncio.get_running_loop()
-    tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
-    stored = {name: it for name, it in inputs.items() if not isinstance(it, Tensor)}
-    if not stored:
-        yield tensors, deadline - loop.time()
-        return
+    stored: Mapping[str, StoredTensor], payloads: Payloads | None, deadline: float
+) -> AsyncIterator[Mapping[str, Tensor]]:
+    """The bytes of inputs that lie in the payload store, held as long as the block lasts."""
     if payloads is None:
         raise NoPayloadStoreError(
             f"input {next(iter(stored))!r} is a reference, and this worker has no payload store: "
@@ -154,7 +180,7 @@ async def _fetched(
             raise InferenceTimeoutError(
                 "the deadline passed before the inputs were fetched from the payload store"
             ) from None
-        yield {**tensors, **fetched}, max(deadline - loop.time(), 0.001)
+        yield fetched
 
 
 async def _kept(outputs: Mapping[str, Tensor], payloads: Payloads) -> dict[str, StoredTensor]:

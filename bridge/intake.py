@@ -170,6 +170,8 @@ class Intake:
 
     async def _tell(self, hook: str, *arguments: Any) -> None:
         """Call a hook of every middleware; one that fails must not decide a message's fate."""
+        if not self._broker.middlewares:
+            return
         for middleware in reversed(self._broker.middlewares):
             try:
                 await maybe_awaitable(getattr(middleware, hook)(*arguments))

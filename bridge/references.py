@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.errors import MalformedReferenceError, ShapeError
-from bridge.tensors import DTYPES, Tensor, TensorSpec, checked_header, described, from_raw
+from bridge.forms import checked_header, described, from_raw
+from bridge.tensors import DTYPES, Tensor, TensorSpec
 
 _KEY = re.compile(r"(?P<expires>[0-9]{10})-(?P<kind>[ts])-[0-9a-f]{32}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bridge.errors import SettingsError
@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     bridge_prefetch: int = Field(default=256, ge=1)
     """Messages that one inference worker process may have in hand: waiting for a batch, in one,
     or being saved. So also its concurrency, and the bound of what a batch can gather."""
+    bridge_batch_delay_us: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """For how long at most a batch that is not full may wait for more rows, by model, in
+    microseconds: `{"digits": 500}`. By default for nothing: what gathers while the batch before
+    is out is enough."""
     bridge_drain_timeout_s: float = Field(default=25.0, ge=0)
     """Seconds that a stopping worker may take to finish what it has in hand."""
 

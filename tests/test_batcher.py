@@ -78,7 +78,7 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(mix, delay_s):
 
 async def run_mix(mix, delay_s):
     server = Server(delay_s)
-    batcher = Batcher(server)
+    batcher = Batcher(server, {"b": 1500})
 
     async def call(number, model, count, kind, pause):
         await asyncio.sleep(pause / 1000)
@@ -125,6 +125,24 @@ async def test_one_turn_of_the_loop_is_one_batch_and_nothing_waits_for_more():
     batcher = Batcher(server)
     await asyncio.gather(*(batcher.submit(spec(), rows(1, i), timeout_s=5) for i in range(5)))
     assert server.sizes == [5]
+
+
+async def test_a_model_may_wait_for_more_rows_but_not_when_its_batch_is_full():
+    server = Server()
+    batcher = Batcher(server, {"slow": 200_000})
+    first = batcher.submit(spec("slow"), rows(1, 1), timeout_s=5)
+    await asyncio.sleep(0.02)
+    second = batcher.submit(spec("slow"), rows(2, 2), timeout_s=5)
+    other = batcher.submit(spec("quick"), rows(1, 3), timeout_s=5)
+    await other
+    assert server.names == ["quick"]
+    await asyncio.gather(first, second)
+    assert server.sizes == [1, 3]
+    full = [batcher.submit(spec("slow"), rows(8, i), timeout_s=5) for i in range(2)]
+    await asyncio.sleep(0.01)
+    assert server.sizes[2:] == [8, 8]
+    await asyncio.gather(*full)
+    await batcher.drain()
 
 
 async def test_requests_in_flight_are_bounded():

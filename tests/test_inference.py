@@ -137,3 +137,29 @@ async def test_a_reloaded_model_with_another_datatype_is_understood(triton):
     triton.served = triton.spec("INT32", 4)
     reply = await run(triton, {"x": [[1, 2, 3, 4]]})
     assert reply["outputs"]["y"] == [[2, 4, 6, 8]]
+
+
+async def test_a_triton_that_comes_back_in_time_is_waited_for(triton):
+    away = [errors.TritonUnavailableError("away")] * 3
+    answer = triton.infer
+
+    async def infer_once_back(*arguments, **options):
+        if away:
+            raise away.pop()
+        return await answer(*arguments, **options)
+
+    triton.infer = infer_once_back
+    reply = await infer(
+        triton, "double", {"x": [[1, 2, 3, 4]]}, timeout_s=30, binary=False, patient=True
+    )
+    assert reply["outputs"]["y"] == [[2.0, 4.0, 6.0, 8.0]]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_one_that_does_not_is_the_error(triton, patient):
+    async def away(*_arguments, **_options):
+        raise errors.TritonUnavailableError("away")
+
+    triton.model_spec = away
+    with pytest.raises(errors.TritonUnavailableError):
+        await infer(triton, "double", {}, timeout_s=0.3, binary=False, patient=patient)

@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bridge import errors
-from bridge.tensors import (
-    DTYPES,
-    Form,
-    Tensor,
-    TensorSpec,
-    datatype_of,
-    parse_tensor,
-    read_raw,
-    render_tensor,
-    wire_form,
-)
+from bridge.forms import Form, parse_tensor, read_raw, render_tensor, wire_form
+from bridge.tensors import DTYPES, Tensor, TensorSpec, datatype_of
 
 NUMERIC = sorted(DTYPES.keys() - {"BYTES", "BF16"})
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=5)

@@ -1,6 +1,7 @@
 """Tasks of the inference queue: predict, and hand training on to where torch is."""
 
 import asyncio
+import gc
 from typing import Annotated, Any
 
 from redis.exceptions import RedisError
@@ -31,12 +32,24 @@ _REDIS_AGAIN_S = 1.0
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
+    _spare_the_collector()
     state.triton = TritonClient.from_settings(settings)
-    state.batcher = Batcher(state.triton.infer)
+    state.batcher = Batcher(state.triton.infer, settings.bridge_batch_delay_us)
     state.payloads = open_payloads(settings)
     if state.payloads is not None:
         state.sweeper = asyncio.create_task(state.payloads.keep_swept())
     await training_broker.startup()
+
+
+def _spare_the_collector() -> None:
+    """Let Python's cycle collector look at messages, not at all that was imported, and less often.
+
+    A message makes a few hundred objects and no cycles; at the default threshold each few of
+    them set the collector off, and every tenth time it went through the older ones as well.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -84,6 +97,7 @@ async def ml_inference(
             send=context.state.batcher.submit,
             payloads=context.state.payloads,
             takes_references=TAKES_REFERENCES in context.message.labels,
+            patient=True,
         )
     except PayloadMissingError:
         before = await _result_before(context.message.task_id)

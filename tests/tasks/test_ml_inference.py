@@ -4,8 +4,11 @@ import asyncio
 
 import numpy as np
 import pytest
+from taskiq.kicker import AsyncKicker
 
 from bridge import errors
+from bridge.queues import build_broker
+from bridge.tensors import DTYPES
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -27,6 +30,31 @@ async def test_a_version_can_be_chosen(client):
     assert (await client.infer("double", {"x": X}, version="1")).model_version == "1"
     with pytest.raises(errors.UnknownModelError, match="version 7"):
         await client.infer("double", {"x": X}, version="7")
+
+
+async def test_every_datatype_goes_through_in_both_formats(client, settings):
+    types = sorted(DTYPES.keys() - {"BYTES"})
+    arrays = {t: np.array([[0, 1, 100]]).astype(DTYPES[t]) for t in types}
+    result = await client.infer("wide", {f"in_{t}": arrays[t] for t in types})
+    for t in types:
+        assert result.outputs[f"out_{t}"].dtype == DTYPES[t]
+        np.testing.assert_array_equal(result.outputs[f"out_{t}"], arrays[t])
+    written = {
+        f"in_{t}": {
+            "datatype": t,
+            "shape": [1, 3],
+            "data": [False, True, True] if t == "BOOL" else [0, 1, 100],
+        }
+        for t in types
+    }
+    broker = build_broker(settings, "inference")
+    await broker.startup()
+    try:
+        task = await AsyncKicker("ml_inference", broker, {}).kiq("wide", written)
+        answer = (await task.wait_result(timeout=20)).return_value["outputs"]
+    finally:
+        await broker.shutdown()
+    assert answer == {f"out_{t}": written[f"in_{t}"] for t in types}
 
 
 async def test_text_goes_through(client):

@@ -7,8 +7,9 @@ from redis.asyncio import Redis
 from taskiq import TaskiqMessage
 
 from bridge.client import decode_reply
+from bridge.forms import wire_form
 from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter, decode_result
-from bridge.tensors import Array, wire_form
+from bridge.tensors import Array
 from bridgebench.competitors.protocol import value_of
 from bridgebench.models import MLP
 from bridgebench.posting import Mail

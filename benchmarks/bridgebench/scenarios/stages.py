@@ -11,9 +11,10 @@ from typing import Any
 
 from taskiq import TaskiqResult
 
+from bridge.forms import render_tensor
 from bridge.inference import read_inputs
 from bridge.messages import Formatter, encode_result, is_binary
-from bridge.tensors import Tensor, join_rows, render_tensor, split_rows
+from bridge.tensors import Tensor, join_rows, split_rows
 from bridge.triton_client import TritonClient
 from bridgebench.competitors import OursBinary, OursJson
 from bridgebench.findings import Report, Spread, Table, number
