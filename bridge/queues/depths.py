@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import aio_pika
 import aiormq.exceptions
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from bridge.errors import QueueError
-from bridge.queues.rabbitmq import CONNECT_S
+from bridge.queues.rabbitmq import connect
 from bridge.settings import Settings
 
 
@@ -36,7 +35,7 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
         return await _stream_depths(settings, names)
     depths = []
     try:
-        connection = await aio_pika.connect(settings.rabbitmq_url, timeout=CONNECT_S)
+        connection = await connect(settings.rabbitmq_url)
     except (OSError, aiormq.exceptions.AMQPError) as error:
         raise QueueError(
             f"cannot use RabbitMQ at {settings.rabbitmq_shown} ({type(error).__name__}: {error})"

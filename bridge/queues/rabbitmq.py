@@ -15,6 +15,7 @@ from typing import Any
 import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
@@ -31,12 +32,28 @@ from bridge.settings import Settings
 
 logger = logging.getLogger("bridge.queues")
 
-CONNECT_S = 10.0
+_CONNECT_S = 10.0
 _PUBLISH_S = 30.0
 _Refusal = (
     aiormq.exceptions.ChannelPreconditionFailed,
     aiormq.exceptions.ChannelAccessRefused,
 )
+
+
+async def connect(url: str) -> AbstractConnection:
+    """A plain connection, for a question; close it. One that fails is closed here.
+
+    Raises:
+        OSError, AMQPError: as aio-pika's own `connect`, which leaves a failed one to the
+            collector, with a coroutine that nobody awaits.
+    """
+    connection = aio_pika.Connection(make_url(url))
+    try:
+        await connection.connect(timeout=_CONNECT_S)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 class _AmqpDelivery:
@@ -212,7 +229,7 @@ class RabbitMQBroker(AioPikaBroker):
 
     async def _agree_on_topology(self) -> None:
         """Find what exists otherwise than we would declare it, and leave that alone."""
-        connection = await aio_pika.connect(self.url, timeout=CONNECT_S)
+        connection = await connect(str(self.url))
         async with connection:
             if not await self._declared(connection, self._declare_exchange, "exchange"):
                 self._exchange = replace(self._exchange, declare=False)
