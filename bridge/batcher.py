@@ -11,32 +11,26 @@ a flood for one does not hold up another. Row-major tensors are joined and cut a
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from bridge.errors import (
+    BackendCrashedError,
     BridgeError,
     InferenceFailedError,
-    InferenceTimeoutError,
     ShapeError,
     TritonRefusedError,
 )
-from bridge.limit import Limit
+from bridge.lanes import Item, Lane, LaneKey, Model, Reply
 from bridge.tensors import Tensor, join_rows, split_rows
 from bridge.triton_client import InferReply, ModelSpec
 
-Reply = asyncio.Future[InferReply]
 logger = logging.getLogger("bridge.batcher")
 
 _REMEMBERED = 1024  # models whose limits are kept
-# A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
-# takes is cheaper than to send a few rows beside it.
-_WORTH_WAITING_S = 0.005
+_IN_USE_S = 10.0  # how long after its last message a model counts as in use
 _EMPTY_TURNS = 2
 _GATHER_TURNS = 24
-
-LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...]]
 
 
 class Send(Protocol):
@@ -47,101 +41,6 @@ class Send(Protocol):
     ) -> Awaitable[InferReply]:
         """Run one request within `timeout_s` seconds."""
         ...
-
-
-class _Item:
-    """One caller's rows, waiting or out."""
-
-    __slots__ = ("deadline", "inputs", "reply", "rows", "timer")
-
-    def __init__(
-        self, inputs: Mapping[str, Tensor], rows: int, deadline: float, reply: Reply
-    ) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.deadline = deadline
-        self.reply = reply
-        self.timer = reply.get_loop().call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        self.fail(InferenceTimeoutError("the deadline passed before Triton answered"))
-
-    def finish(self, reply: InferReply) -> None:
-        self.timer.cancel()
-        if not self.reply.done():
-            self.reply.set_result(reply)
-
-    def fail(self, error: BridgeError) -> None:
-        self.timer.cancel()
-        if not self.reply.done():
-            # Its own instance: an exception that is raised twice gathers both tracebacks.
-            self.reply.set_exception(type(error)(str(error)))
-
-
-class _Lane:
-    """What waits for one model, version and row signature."""
-
-    __slots__ = ("delayed", "items", "key", "max_rows", "name", "queued", "rows", "version")
-
-    def __init__(self, key: LaneKey) -> None:
-        self.key = key
-        self.name, self.version, _ = key
-        self.max_rows = 1
-        self.items: deque[_Item] = deque()
-        self.rows = 0
-        self.queued = False
-        self.delayed = False
-        """Waits for more rows until its model's delay is over."""
-
-    def take(self) -> list[_Item]:
-        """The next batch, first come first served; those who have gone are dropped."""
-        batch: list[_Item] = []
-        rows = 0
-        while self.items:
-            item = self.items[0]
-            if item.reply.done():
-                item.timer.cancel()
-            elif batch and rows + item.rows > self.max_rows:
-                break
-            else:
-                batch.append(item)
-                rows += item.rows
-            self.items.popleft()
-            self.rows -= item.rows
-        return batch
-
-
-class _Model:
-    """One model's lanes in turn, and how many of its batches are out."""
-
-    __slots__ = ("in_flight", "limit", "turns")
-
-    def __init__(self) -> None:
-        self.limit = Limit()
-        self.in_flight = 0
-        self.turns: deque[_Lane] = deque()
-
-    def next_lane(self) -> _Lane | None:
-        """Take the next lane of which a batch may go now out of its turn, if there is one."""
-        for index, lane in enumerate(self.turns):
-            if self._may_go(lane):
-                del self.turns[index]
-                return lane
-        return None
-
-    def _may_go(self, lane: _Lane) -> bool:
-        """Whether a batch of the lane may go now.
-
-        A full batch gains nothing by waiting; it may even go one ahead of the limit, to keep the
-        server busy while an answer travels. A partial one goes beside others only where these
-        take long: else it waits for the first to return, and grows meanwhile.
-        """
-        if lane.rows >= lane.max_rows:
-            return self.in_flight <= self.limit.current
-        if lane.delayed:
-            return False
-        slow = self.limit.fastest_s > _WORTH_WAITING_S
-        return self.in_flight == 0 or (slow and self.in_flight < self.limit.current)
 
 
 class Batcher:
@@ -157,16 +56,26 @@ class Batcher:
         """
         self._send = send
         self._delays_us = delays_us or {}
-        self._lanes: dict[LaneKey, _Lane] = {}
-        self._models: dict[str, _Model] = {}
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._models: dict[str, Model] = {}
         self._to_pump: set[str] = set()
         self._submitted = 0
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: dict[asyncio.Task[None], list[Item]] = {}
 
     @property
     def in_flight(self) -> int:
         """Batches that are out."""
         return len(self._batches)
+
+    def appetite(self) -> int:
+        """How many messages in hand keep every model busy that is in use; 0: none is.
+
+        More would only wait here, where no other worker can take them. Follows each model's
+        limit, and so its latency.
+        """
+        since = asyncio.get_running_loop().time() - _IN_USE_S
+        models = self._models.values()
+        return sum(m.appetite for m in models if m.used > since or m.in_flight or m.turns)
 
     def submit(
         self,
@@ -175,6 +84,7 @@ class Batcher:
         *,
         version: str = "",
         timeout_s: float,
+        alone: bool = False,
     ) -> Reply:
         """Put one caller's rows in line.
 
@@ -183,6 +93,7 @@ class Batcher:
             inputs: tensors by name, with the same number of rows.
             version: a served version; "" for the newest.
             timeout_s: after so many seconds the future fails, wherever the rows then are.
+            alone: send these rows without anybody else's.
 
         Returns:
             A future with outputs of just these rows. Cancelling it takes the rows out of the line.
@@ -192,28 +103,36 @@ class Batcher:
         signature = tuple(
             (name, tensor.datatype, tensor.shape[batched:]) for name, tensor in inputs.items()
         )
-        key = (spec.name, version, signature)
+        key = (spec.name, version, signature, alone)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(key)
+            lane = self._lanes[key] = Lane(key)
         # 0: no batch dimension, and a sequence's requests must not be mixed: one by one.
-        lane.max_rows = spec.max_batch_size if spec.mixable else 0
+        lane.max_rows = spec.max_batch_size if spec.mixable and not alone else 0
         rows = next(iter(inputs.values())).shape[0] if batched and inputs else 1
-        item = _Item(inputs, rows, loop.time() + timeout_s, loop.create_future())
+        item = Item(inputs, rows, loop.time() + timeout_s, loop.create_future())
         lane.items.append(item)
         lane.rows += rows
+        model = self._model(spec.name)
+        model.seen(lane, rows, loop.time())
         if not lane.queued:
             lane.queued = True
-            self._model(spec.name).turns.append(lane)
+            model.turns.append(lane)
             if delay_us := self._delays_us.get(spec.name, 0):
                 lane.delayed = True
                 loop.call_later(delay_us / 1e6, self._end_delay, lane)
         self._submitted += 1
         if lane.rows >= lane.max_rows:
-            self._pump(self._model(spec.name))
+            self._pump(model)
         else:
             self._pump_soon(spec.name)
         return item.reply
+
+    def drop_abandoned(self) -> None:
+        """Take batches back from Triton of which nobody waits for a row any more."""
+        for task, batch in self._batches.items():
+            if all(item.reply.done() for item in batch):
+                task.cancel()
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or out."""
@@ -222,7 +141,7 @@ class Batcher:
             if self._batches:
                 await asyncio.wait(self._batches)
 
-    def _model(self, name: str) -> _Model:
+    def _model(self, name: str) -> Model:
         model = self._models.get(name)
         if model is None:
             if len(self._models) >= _REMEMBERED:
@@ -230,10 +149,10 @@ class Batcher:
                 for key in idle:
                     if not self._models[key].turns:
                         del self._models[key]
-            model = self._models[name] = _Model()
+            model = self._models[name] = Model()
         return model
 
-    def _end_delay(self, lane: _Lane) -> None:
+    def _end_delay(self, lane: Lane) -> None:
         lane.delayed = False
         if lane.queued:
             self._pump(self._model(lane.name))
@@ -256,7 +175,7 @@ class Batcher:
         for name in names:
             self._pump(self._model(name))
 
-    def _pump(self, model: _Model) -> None:
+    def _pump(self, model: Model) -> None:
         """Send batches of one model while there is room, one of each lane in turn."""
         while (lane := model.next_lane()) is not None:
             batch = lane.take()
@@ -269,10 +188,10 @@ class Batcher:
             if batch:
                 model.in_flight += 1
                 task = asyncio.create_task(self._run(model, lane, batch))
-                self._batches.add(task)
-                task.add_done_callback(self._batches.discard)
+                self._batches[task] = batch
+                task.add_done_callback(self._batches.pop)
 
-    async def _run(self, model: _Model, lane: _Lane, batch: list[_Item]) -> None:
+    async def _run(self, model: Model, lane: Lane, batch: list[Item]) -> None:
         # Not the loop's clock: uvloop's stands still during a turn and counts milliseconds.
         started, out = time.perf_counter(), model.in_flight
         try:
@@ -285,7 +204,7 @@ class Batcher:
             if model.turns:
                 self._pump_soon(lane.name)
 
-    async def _deliver(self, lane: _Lane, batch: Sequence[_Item]) -> bool:
+    async def _deliver(self, lane: Lane, batch: Sequence[Item]) -> bool:
         """Send one batch; if its content is refused, halve it until the guilty one is alone.
 
         Returns:
@@ -294,23 +213,16 @@ class Batcher:
         batch = [item for item in batch if not item.reply.done()]
         if not batch:
             return True
-        timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
         try:
-            reply = await self._send(
-                lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
-            )
-            answers = _scattered(reply, [item.rows for item in batch])
-        except (TritonRefusedError, InferenceFailedError, ShapeError) as error:
-            if len(batch) == 1:
-                batch[0].fail(error)
-                return True
-            half = len(batch) // 2
-            first = await self._deliver(lane, batch[:half])
-            return await self._deliver(lane, batch[half:]) and first
+            answers = await self._answers(lane, batch)
         except BridgeError as error:
+            if _of_its_content(error) and len(batch) > 1:
+                half = len(batch) // 2
+                first = await self._deliver(lane, batch[:half])
+                return await self._deliver(lane, batch[half:]) and first
             for item in batch:
                 item.fail(error)
-            return False
+            return _of_its_content(error)
         except Exception as error:
             logger.exception("a batch for %s failed unexpectedly", lane.name)
             for item in batch:
@@ -320,8 +232,24 @@ class Batcher:
             item.finish(answer)
         return True
 
+    async def _answers(self, lane: Lane, batch: Sequence[Item]) -> list[InferReply]:
+        timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
+        reply = await self._send(
+            lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
+        )
+        return _scattered(reply, [item.rows for item in batch])
 
-def _joined(batch: Sequence[_Item]) -> Mapping[str, Tensor]:
+
+def _of_its_content(error: BridgeError) -> bool:
+    """Whether one message may be to blame, and halving the batch finds it.
+
+    Not so a crash: each half that holds the guilty one would be another.
+    """
+    refused = isinstance(error, (TritonRefusedError, InferenceFailedError, ShapeError))
+    return refused and not isinstance(error, BackendCrashedError)
+
+
+def _joined(batch: Sequence[Item]) -> Mapping[str, Tensor]:
     if len(batch) == 1:
         return batch[0].inputs
     return {name: join_rows([item.inputs[name] for item in batch]) for name in batch[0].inputs}

@@ -10,10 +10,11 @@ connection that broke.
         result.outputs["logits"]
 """
 
-import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -29,12 +30,14 @@ from bridge.arrays import (
     receive_reply,
     send_inputs,
 )
+from bridge.cancellations import cancel
 from bridge.errors import (
     BridgeError,
     NoPayloadStoreError,
     QueueError,
-    ResultTimeoutError,
 )
+from bridge.handles import InferenceHandle, TaskHandle
+from bridge.labels import DEADLINE
 from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter
 from bridge.names import check_name
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
@@ -54,72 +57,6 @@ __all__ = [
     "decode_reply",
     "encode_inputs",
 ]
-
-
-class TaskHandle:
-    """A submitted task. Keep `task_id` to come back to it: `client.handle(task_id)`."""
-
-    def __init__(self, client: "BridgeClient", task_id: str, waiter: Waiter | None) -> None:
-        self.task_id = task_id
-        self._client = client
-        self._waiter = waiter
-
-    async def result(self, timeout_s: float | None = None) -> Any:
-        """Wait for the task's return value.
-
-        Args:
-            timeout_s: seconds to wait; None: until it ends.
-
-        Raises:
-            BridgeError: the task ended in it (`TaskFailedError` where it is not of our tree).
-            ResultTimeoutError: it has not ended yet; it goes on, and can be awaited again.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                result = await self._client.wait(self.task_id, self._waiter)
-        except TimeoutError:
-            raise ResultTimeoutError(
-                f"task {self.task_id} has no result after {timeout_s:g} s; it is still queued or "
-                "running: are workers up (`mlbridge status`)?"
-            ) from None
-        if result.error is not None:
-            raise result.error
-        return result.return_value
-
-    async def progress(self) -> dict[str, Any] | None:
-        """What a training task reports: epoch, loss, metric, time left; None before it starts.
-
-        Raises:
-            QueueError: Redis cannot be reached.
-        """
-        return await self._client.progress(self.task_id)
-
-
-class InferenceHandle(TaskHandle):
-    """A submitted inference."""
-
-    _read: InferenceResult | None = None  # what was deleted from the store as it was read
-
-    async def result(
-        self, timeout_s: float | None = None, *, keep: bool = False
-    ) -> InferenceResult:
-        """Wait for the prediction.
-
-        Args:
-            timeout_s: seconds to wait; None: until it ends.
-            keep: leave large outputs in the payload store until they expire, for others to read.
-
-        Raises:
-            BridgeError: as `TaskHandle.result`.
-            PayloadError: a large output cannot be had from the payload store.
-        """
-        if self._read is None:
-            reply = await super().result(timeout_s)
-            result = await self._client.read_reply(reply, keep=keep)
-            if keep or not own_keys(reply["outputs"]):
-                return result
-            self._read = result
-        return self._read
 
 
 class BridgeClient:
@@ -179,11 +116,16 @@ class BridgeClient:
         timeout_s: float | None = 60.0,
     ) -> InferenceResult:
         """Submit one inference and wait for it. Arguments and errors as `submit` and `result`."""
-        handle = await self.submit(model_id, inputs, version=version)
+        handle = await self.submit(model_id, inputs, version=version, timeout_s=timeout_s)
         return await handle.result(timeout_s)
 
     async def submit(
-        self, model_id: str, inputs: Mapping[str, Any], *, version: str | None = None
+        self,
+        model_id: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: str | None = None,
+        timeout_s: float | None = None,
     ) -> InferenceHandle:
         """Put one inference into the queue.
 
@@ -195,6 +137,9 @@ class BridgeClient:
             inputs: for each input, rows first: a numpy array of the model's dtype, a nested list,
                 or what `upload` returned. Arrays must not change until this returns.
             version: a served version; None for the newest.
+            timeout_s: seconds after which nobody wants the answer any more, wherever the task then
+                is: it ends as `TaskExpiredError`. None: it waits for as long as it takes. The
+                clocks of caller and worker must agree.
 
         Returns:
             A handle, once the queue has confirmed the task.
@@ -205,9 +150,11 @@ class BridgeClient:
             InvalidInputError: an array has a dtype that no model takes.
             PayloadError: the payload store did not take an array.
         """
+        deadline = {} if timeout_s is None else {DEADLINE: time.time() + timeout_s}
         entries = await send_inputs(inputs, self._payloads)
         try:
-            kicked = await self._kick("inference", "ml_inference", (model_id, entries, version))
+            args = (model_id, entries, version)
+            kicked = await self._kick("inference", "ml_inference", args, deadline)
         except BaseException:
             if self._payloads is not None:
                 self._payloads.discard(own_keys(entries))
@@ -287,6 +234,19 @@ class BridgeClient:
         """
         return await self._replies.wait(task_id, waiter)
 
+    async def cancel(self, task_id: str) -> bool:
+        """Have a task not run, or stop running; False if it has ended already.
+
+        Raises:
+            QueueError: Redis cannot be reached.
+            InvalidNameError: not a task's id.
+        """
+        keep_s = self._settings.bridge_result_ttl_s
+        try:
+            return await cancel(self._redis, check_name("task_id", task_id), keep_s)
+        except RedisError as error:
+            raise QueueError(f"cannot use Redis: {error}") from None
+
     async def progress(self, task_id: str) -> dict[str, Any] | None:
         """A task's last progress report, or None."""
         try:
@@ -295,10 +255,16 @@ class BridgeClient:
             raise QueueError(f"cannot read from Redis: {error}") from None
         return progress.meta if progress else None
 
-    async def _kick(self, kind: Kind, task_name: str, args: tuple[Any, ...]) -> tuple[str, Waiter]:
+    async def _kick(
+        self,
+        kind: Kind,
+        task_name: str,
+        args: tuple[Any, ...],
+        labels: Mapping[str, Any] = MappingProxyType({}),
+    ) -> tuple[str, Waiter]:
         task_id = uuid.uuid4().hex
         waiter = self._replies.expect(task_id)  # before the task can possibly end
-        labels = {REPLY_TO: self._replies.token}
+        labels = {**labels, REPLY_TO: self._replies.token}
         if kind == "inference":  # tensors; a training's result stays readable to stock clients
             labels[CONTENT_TYPE] = MSGPACK
             if self._payloads is not None:

@@ -1,7 +1,8 @@
 """Every error that this project raises on purpose, as one tree.
 
-Each class carries its own fate: whether the task that met it fails for good or is worth
-another try. A caller sees the class name and the text in the task's result.
+Each class carries its own fate: whether the task that met it fails for good, or is worth another
+try; and the outcome that its task's record then has. A caller sees the class name and the text in
+the task's result.
 """
 
 from enum import Enum
@@ -14,13 +15,26 @@ class Fate(Enum):
     FAIL = "fail"
     """The task is finished: its result is this error."""
     RETRY = "retry"
-    """The same message may succeed later."""
+    """The same message may succeed later: it comes back after a delay."""
+    HAND_BACK = "hand back"
+    """Nothing can be served now: the message goes back to its queue, which is not consumed."""
+
+
+class Outcome(Enum):
+    """How a task ended. Each task's terminal record has one of them."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    DEAD_LETTERED = "dead-lettered"
 
 
 class BridgeError(Exception):
     """Root of the tree. `str(error)` is one sentence that says what to do."""
 
     fate: ClassVar[Fate] = Fate.FAIL
+    outcome: ClassVar[Outcome] = Outcome.FAILED
 
 
 class SettingsError(BridgeError):
@@ -92,6 +106,18 @@ class UnknownModelError(TritonError):
 class TritonUnavailableError(TritonError):
     """Triton cannot be reached, or is not ready."""
 
+    fate = Fate.HAND_BACK
+
+
+class ModelUnavailableError(TritonError):
+    """Triton knows the model, but has no version of it ready."""
+
+    fate = Fate.RETRY
+
+
+class TritonBusyError(TritonError):
+    """The model's queue in Triton is full."""
+
     fate = Fate.RETRY
 
 
@@ -101,6 +127,12 @@ class TritonRefusedError(TritonError):
 
 class InferenceFailedError(TritonError):
     """The model failed inside Triton."""
+
+
+class BackendCrashedError(InferenceFailedError):
+    """The process that computes the model died; Triton starts it again."""
+
+    fate = Fate.RETRY
 
 
 class RestrictedError(TritonError):
@@ -194,6 +226,30 @@ class ResultTooLargeError(BridgeError):
 
 class UnknownTaskError(BridgeError):
     """No worker of the queue knows a task of this name; the message is dead-lettered."""
+
+    outcome = Outcome.DEAD_LETTERED
+
+
+class PoisonousMessageError(BridgeError):
+    """The message was delivered too often without an end; it is dead-lettered."""
+
+    outcome = Outcome.DEAD_LETTERED
+
+
+class TaskExpiredError(BridgeError):
+    """The task's deadline passed before it ended."""
+
+    outcome = Outcome.EXPIRED
+
+
+class TaskCancelledError(BridgeError):
+    """Somebody cancelled the task before it ended."""
+
+    outcome = Outcome.CANCELLED
+
+
+class InvalidLabelError(BridgeError):
+    """A label that says how to run the task cannot be used."""
 
 
 class ResultTimeoutError(BridgeError):

@@ -6,35 +6,29 @@ store are handed in.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from bridge.errors import (
-    EmptyBatchError,
     InferenceTimeoutError,
     InvalidInputError,
-    MalformedTensorError,
-    MissingInputError,
     NoPayloadStoreError,
-    ShapeError,
-    SurplusInputError,
-    TooManyRowsError,
     TritonRefusedError,
     TritonUnavailableError,
 )
-from bridge.forms import Form, parse_tensor, render_tensor
+from bridge.forms import Form, render_tensor
+from bridge.inputs import checked_version, read_inputs
 from bridge.names import check_name
+from bridge.outage import Outage
 from bridge.payloads import Payloads
-from bridge.references import StoredTensor, is_stored, parse_stored
-from bridge.tensors import Tensor, TensorSpec
+from bridge.references import StoredTensor
+from bridge.tensors import Tensor
 from bridge.triton_client import InferReply, ModelSpec
 
-Answer = TypeVar("Answer")
-
-_AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0
-_VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
+_AWAY_S = 10.0  # how long a task in hand waits for Triton before it goes back to its queue
+_ENDLESS_S = 7 * 86_400.0
 
 
 class Triton(Protocol):
@@ -55,111 +49,165 @@ class Send(Protocol):
     """Runs one caller's checked inputs: `Batcher.submit` is one."""
 
     def __call__(
-        self, spec: ModelSpec, inputs: Mapping[str, Tensor], *, version: str, timeout_s: float
+        self,
+        spec: ModelSpec,
+        inputs: Mapping[str, Tensor],
+        *,
+        version: str,
+        timeout_s: float,
+        alone: bool,
     ) -> Awaitable[InferReply]:
-        """Answer within `timeout_s` seconds."""
+        """Answer within `timeout_s` seconds, `alone`: not in one batch with others."""
         ...
 
 
-async def infer(  # noqa: PLR0913 - each is one thing that a caller may set
-    triton: Triton,
-    model_id: Any,
-    input_data: Any,
-    *,
-    version: Any = None,
-    timeout_s: float,
-    binary: bool,
-    send: Send | None = None,
-    payloads: Payloads | None = None,
-    takes_references: bool = False,
-    patient: bool = False,
-) -> dict[str, Any]:
-    """Check the input against the model, run it, and write the outputs as the inputs came.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one caller wants. Nothing of it is checked but the times."""
 
-    The cached model spec may be older than the model that Triton serves. That can only show as
-    a mismatch, so a mismatch, and nothing else, makes us ask Triton again before it is believed.
+    model_id: Any
+    input_data: Any
+    """For each input name a nested list, or `{"datatype", "shape", "data" | "raw" | "ref"}`."""
+    version: Any
+    """A served version's number; None for the newest."""
+    timeout_s: float
+    """Seconds that fetching the inputs and Triton may take, once Triton is there."""
+    left_s: float = _ENDLESS_S
+    """Seconds until nobody wants the answer any more."""
+    alone: bool = False
+    """It may have crashed the model before: nobody else shall be in its batch."""
+    binary: bool = False
+    """The caller's message format carries bytes."""
+    takes_references: bool = False
+    """The caller can read large outputs in the store, even if no input was a reference."""
 
-    Args:
-        triton: where models are served.
-        model_id: the model's name in Triton.
-        input_data: a tensor for each input name: a nested list, or
-            `{"datatype", "shape", "data" | "raw" | "ref"}`.
-        version: a served version's number; None for the newest.
-        timeout_s: seconds that fetching the inputs and Triton may take.
-        binary: the caller's message format carries bytes.
-        send: how the inputs reach Triton; by default as a request of their own.
-        payloads: where references lead; None: they are refused.
-        takes_references: the caller can read large outputs there, even if no input was a
-            reference.
-        patient: wait for a Triton that is away, as long as `timeout_s` allows.
 
-    Returns:
-        `{"model_name", "model_version", "outputs": {name: tensor}}`.
+class Inference:
+    """Answers callers, with one Triton, one way to send and one payload store."""
 
-    Raises:
-        InvalidInputError: the subclass, and the text, name the input and what was expected.
-        PayloadError: a payload cannot be had, or not be kept.
-        TritonError: the model is unknown, or Triton failed.
-    """
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    name, chosen = check_name("model_id", model_id), _checked_version(version)
+    def __init__(
+        self,
+        triton: Triton,
+        *,
+        send: Send | None = None,
+        payloads: Payloads | None = None,
+        outage: Outage | None = None,
+    ) -> None:
+        """Nothing is asked before `answer`.
 
-    async def ask(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> InferReply:
-        left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
-        if send is None:
-            return await triton.infer(name, tensors, version=chosen, timeout_s=left_s)
-        return await send(spec, tensors, version=chosen, timeout_s=left_s)
+        Args:
+            triton: where models are served.
+            send: how inputs reach Triton; by default as a request of their own.
+            payloads: where references lead; None: they are refused.
+            outage: tells when a Triton that is away is back; None: it is not waited for.
+        """
+        self._triton = triton
+        self._send = send
+        self._payloads = payloads
+        self._outage = outage
 
-    async def run(spec: ModelSpec) -> tuple[InferReply, Form, bool]:
+    async def answer(self, request: Request) -> dict[str, Any]:
+        """Check the input against the model, run it, and write the outputs as the inputs came.
+
+        Returns:
+            `{"model_name", "model_version", "outputs": {name: tensor}}`.
+
+        Raises:
+            InvalidInputError: the subclass, and the text, name the input and what was expected.
+            PayloadError: a payload cannot be had, or not be kept.
+            TritonError: the model is unknown, or Triton failed.
+        """
+        name = check_name("model_id", request.model_id)
+        version = checked_version(request.version)
+        reply, form, sent_references = await self._once_there(request, name, version)
+        stored: dict[str, StoredTensor] = {}
+        if self._payloads is not None and (request.takes_references or sent_references):
+            stored = await _kept(reply.outputs, self._payloads)
+        return {
+            "model_name": reply.model_name,
+            "model_version": reply.model_version,
+            "outputs": {
+                output: stored[output].written()
+                if output in stored
+                else render_tensor(tensor, form, binary=request.binary)
+                for output, tensor in reply.outputs.items()
+            },
+        }
+
+    async def _once_there(
+        self, request: Request, name: str, version: str
+    ) -> tuple[InferReply, Form, bool]:
+        """Attempt; again each time that Triton was away and is back, but not for long.
+
+        Who has waited for some seconds gives the task back to the queue: there another worker,
+        with another Triton, can take it.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + request.left_s
+        giving_back = loop.time() + _AWAY_S
+        while True:
+            deadline = min(end, loop.time() + request.timeout_s)
+            try:
+                return await self._attempt(request, name, version, deadline)
+            except TritonUnavailableError:
+                if await self._back(min(end, giving_back)):
+                    continue
+                if loop.time() < end:
+                    raise
+            raise InferenceTimeoutError("the deadline passed while Triton was away")
+
+    async def _back(self, until: float) -> bool:
+        """Wait for a Triton that is away; whether it was back in time, by the loop's clock."""
+        if self._outage is None or asyncio.get_running_loop().time() >= until:
+            return False
+        try:
+            async with asyncio.timeout_at(until):
+                await self._outage.over()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _attempt(
+        self, request: Request, name: str, version: str, deadline: float
+    ) -> tuple[InferReply, Form, bool]:
+        """The cached model spec may be older than the model that Triton serves.
+
+        That can only show as a mismatch, so a mismatch, and nothing else, makes us ask Triton
+        again before it is believed.
+        """
+
+        async def ask(tensors: Mapping[str, Tensor]) -> InferReply:
+            left_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+            if self._send is None:
+                return await self._triton.infer(name, tensors, version=version, timeout_s=left_s)
+            return await self._send(
+                spec, tensors, version=version, timeout_s=left_s, alone=request.alone
+            )
+
+        spec = await self._triton.model_spec(name, version)
+        try:
+            return await self._run(spec, request.input_data, deadline, ask)
+        except (InvalidInputError, TritonRefusedError):
+            newest = await self._triton.model_spec(name, version, fresh=True)
+            if newest == spec:
+                raise
+            spec = newest
+            return await self._run(spec, request.input_data, deadline, ask)
+
+    async def _run(
+        self,
+        spec: ModelSpec,
+        input_data: Any,
+        deadline: float,
+        ask: Callable[[Mapping[str, Tensor]], Awaitable[InferReply]],
+    ) -> tuple[InferReply, Form, bool]:
         inputs, form = read_inputs(spec, input_data)
         tensors = {name: it for name, it in inputs.items() if isinstance(it, Tensor)}
         if len(tensors) == len(inputs):
-            return await ask(spec, tensors), form, False
+            return await ask(tensors), form, False
         stored = {name: it for name, it in inputs.items() if isinstance(it, StoredTensor)}
-        async with _fetched(stored, payloads, deadline) as fetched:
-            return await ask(spec, {**tensors, **fetched}), form, True
-
-    async def attempt() -> tuple[InferReply, Form, bool]:
-        spec = await triton.model_spec(name, chosen)
-        try:
-            return await run(spec)
-        except (InvalidInputError, TritonRefusedError):
-            newest = await triton.model_spec(name, chosen, fresh=True)
-            if newest == spec:
-                raise
-            return await run(newest)
-
-    reply, form, sent_references = await _until(deadline if patient else 0.0, attempt)
-    stored: dict[str, StoredTensor] = {}
-    if payloads is not None and (takes_references or sent_references):
-        stored = await _kept(reply.outputs, payloads)
-    return {
-        "model_name": reply.model_name,
-        "model_version": reply.model_version,
-        "outputs": {
-            output: stored[output].written()
-            if output in stored
-            else render_tensor(tensor, form, binary=binary)
-            for output, tensor in reply.outputs.items()
-        },
-    }
-
-
-async def _until(deadline: float, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Attempt again while Triton is away, until `deadline` by the loop's clock.
-
-    Meanwhile the message stays in hand, unacknowledged: with enough of them in hand the worker
-    takes no more from the queue, and goes on by itself when Triton is back.
-    """
-    pause_s = _AGAIN_S
-    while True:
-        try:
-            return await attempt()
-        except TritonUnavailableError:
-            if asyncio.get_running_loop().time() + pause_s > deadline:
-                raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _AGAIN_MOST_S)
+        async with _fetched(stored, self._payloads, deadline) as fetched:
+            return await ask({**tensors, **fetched}), form, True
 
 
 @asynccontextmanager
@@ -191,91 +239,3 @@ async def _kept(outputs: Mapping[str, Tensor], payloads: Payloads) -> dict[str, 
         if len(tensor.data) > payloads.threshold
     }
     return await payloads.put("output", large) if large else {}
-
-
-def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor | StoredTensor], Form]:
-    """Check `input_data` against `spec`. References are checked before anybody fetches them.
-
-    Returns:
-        The tensors by input name, and the form in which they were written: the most compact one
-        where a caller mixes them. What is too small for a reference is raw to who sends them.
-
-    Raises:
-        InvalidInputError: one of its subclasses.
-    """
-    if not isinstance(input_data, dict):
-        raise MalformedTensorError(
-            f"input_data must be an object with a tensor for each input of {spec.name!r} "
-            f"({_listed(spec.inputs)}), got {type(input_data).__name__}"
-        )
-    surplus = sorted(str(key) for key in input_data.keys() - spec.inputs.keys())
-    if surplus:
-        raise SurplusInputError(
-            f"model {spec.name!r} has no input {surplus[0][:128]!r}; it takes "
-            f"{_listed(spec.inputs)}"
-        )
-    tensors: dict[str, Tensor | StoredTensor] = {}
-    forms: set[Form] = set()
-    for name, wanted in spec.inputs.items():
-        if name in input_data:
-            tensors[name], form = _read_input(input_data[name], wanted)
-            forms.add(form)
-            _check_shape(spec, wanted, tensors[name].shape)
-        elif not wanted.optional:
-            raise MissingInputError(
-                f"input {name!r} of model {spec.name!r} is missing; it takes {_listed(spec.inputs)}"
-            )
-    _check_rows(spec, tensors)
-    return tensors, next((form for form in (Form.RAW, Form.DATA) if form in forms), Form.LISTS)
-
-
-def _read_input(value: Any, wanted: TensorSpec) -> tuple[Tensor | StoredTensor, Form]:
-    if is_stored(value):
-        return parse_stored(value, wanted), Form.RAW
-    return parse_tensor(value, wanted)
-
-
-def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> None:
-    fits = len(got) == len(wanted.shape) and all(
-        size in (-1, actual) for size, actual in zip(wanted.shape, got, strict=True)
-    )
-    if fits:
-        return
-    hint = ""
-    if spec.max_batch_size and len(got) == len(wanted.shape) - 1:
-        hint = "; the first dimension is the batch: wrap a single row in a list"
-    raise ShapeError(
-        f"input {wanted.name!r}: model {spec.name!r} takes shape {list(wanted.shape)}, got "
-        f"{list(got)}{hint}"
-    )
-
-
-def _check_rows(spec: ModelSpec, tensors: Mapping[str, Tensor | StoredTensor]) -> None:
-    if not spec.max_batch_size:
-        return
-    rows = {name: tensor.shape[0] for name, tensor in tensors.items()}
-    if len(set(rows.values())) > 1:
-        raise ShapeError(f"inputs of one request must have the same number of rows, got {rows}")
-    for name, count in rows.items():
-        if count == 0:
-            raise EmptyBatchError(f"input {name!r} has no row; send at least one")
-        if count > spec.max_batch_size:
-            raise TooManyRowsError(
-                f"input {name!r} has {count} rows; model {spec.name!r} takes at most "
-                f"{spec.max_batch_size} in one request: send them in several tasks"
-            )
-
-
-def _checked_version(version: Any) -> str:
-    if version is None or version == "":
-        return ""
-    text = str(version)
-    if isinstance(version, bool) or not _VERSION.fullmatch(text):
-        raise InvalidInputError(
-            f"version must be a positive number such as 3, got {type(version).__name__}"
-        )
-    return text
-
-
-def _listed(specs: dict[str, TensorSpec]) -> str:
-    return ", ".join(f"{spec.name}: {spec.datatype} {list(spec.shape)}" for spec in specs.values())

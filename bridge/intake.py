@@ -1,9 +1,9 @@
 """The one place that decides each message's fate.
 
 Enters: deliveries, from whichever queue. Leaves: an acknowledgement once the result is saved, a
-dead letter with its reason, or the message handed on to taskiq's own receiver. Works below
-taskiq's receiver, inside the broker's `listen`, so that the plain `taskiq worker` command has it
-too. Must not know AMQP, Redis or Triton.
+later try, a dead letter with its reason, a message handed back to its queue, or one handed on to
+taskiq's own receiver. Works below taskiq's receiver, inside the broker's `listen`, so that the
+plain `taskiq worker` command has it too. Must not know AMQP, Redis or Triton.
 
 Tasks with a shortcut run here, as many at a time as the queue hands out: neither taskiq's limit
 of concurrent tasks nor its bookkeeping stands between a message and its batch.
@@ -12,52 +12,58 @@ of concurrent tasks nor its bookkeeping stands between a message and its batch.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
 
-from bridge.errors import BridgeError, MalformedMessageError, UnknownTaskError
+from bridge.deliveries import Delivery, Shortcut, Turn
+from bridge.errors import (
+    BridgeError,
+    Fate,
+    InferenceTimeoutError,
+    InvalidLabelError,
+    MalformedMessageError,
+    PoisonousMessageError,
+    TaskCancelledError,
+    TaskExpiredError,
+    UnknownTaskError,
+)
+from bridge.labels import deadline_of, retries_of
 from bridge.messages import encode_result
 from bridge.results import REPLY_TO, RedisResults
+from bridge.retries import Retries
+from bridge.settings import Settings
 
 logger = logging.getLogger("bridge.intake")
 
-Shortcut = Callable[[TaskiqMessage], Awaitable[Any]]
-
-
-class Delivery(Protocol):
-    """One message as its queue delivered it."""
-
-    @property
-    def body(self) -> bytes:
-        """What was sent."""
-        ...
-
-    @property
-    def redelivered(self) -> bool:
-        """It was delivered before, and never acknowledged."""
-        ...
-
-    async def ack(self) -> None:
-        """It is dealt with."""
-        ...
-
-    async def dead_letter(self, reason: BridgeError) -> None:
-        """Put it, with the reason, where a person can look at it; then it is dealt with."""
-        ...
+_AGAIN_S = 1.0
+_EXPIRED = "the task's deadline passed before it ended"
 
 
 class Intake:
     """Takes deliveries, runs those with a shortcut, and tells which are taskiq's."""
 
-    def __init__(self, broker: AsyncBroker, results: RedisResults) -> None:
+    def __init__(self, broker: AsyncBroker, results: RedisResults, settings: Settings) -> None:
         self.shortcuts: dict[str, Shortcut] = {}
         """Task name -> what runs it here; arguments are checked by the shortcut itself."""
+        self.handed_back = 0
+        """Messages that go back to their queue because this process stops."""
+        self.cancelled = results.cancellations
+        self.cancelled.listeners.append(self._stop)
         self._broker = broker
         self._results = results
+        self._settings = settings
+        self._retries = Retries(
+            first_s=settings.bridge_retry_first_s,
+            longest_s=settings.bridge_retry_longest_s,
+        )
         self._running: set[asyncio.Task[Any]] = set()
+        self._stoppable: dict[str, asyncio.Task[Any]] = {}
+
+    def start(self) -> None:
+        """Begin to hear of cancelled tasks; call it before the first `take`."""
+        self.cancelled.start()
 
     async def take(self, delivery: Delivery) -> bool:
         """Deal with one delivery, in a task of its own.
@@ -66,16 +72,22 @@ class Intake:
             True if it is dealt with; False if taskiq's receiver shall run it.
         """
         task = asyncio.current_task()
-        if task is not None:
-            self._running.add(task)
+        assert task is not None  # noqa: S101 - a coroutine always runs in one
+        self._running.add(task)
         try:
-            return await self._take(delivery)
+            message = self._read(delivery)
+            if isinstance(message, TaskiqMessage):
+                return await self._take(message, delivery)
+            logger.warning("dead-lettered a message that is no task: %s", message)
+            await delivery.dead_letter(message)
+            await delivery.ack()
         except Exception:
             logger.exception("a message was not dealt with, and will be delivered again")
-            return True
+            await asyncio.sleep(_AGAIN_S)
+            await delivery.hand_back()
         finally:
-            if task is not None:
-                self._running.discard(task)
+            self._running.discard(task)
+        return True
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for what runs; give up what still does after `timeout_s` seconds.
@@ -89,79 +101,152 @@ class Intake:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        self.handed_back += len(left)
         return len(left)
 
-    async def _take(self, delivery: Delivery) -> bool:
+    def _read(self, delivery: Delivery) -> TaskiqMessage | BridgeError:
         try:
             message = self._broker.formatter.loads(delivery.body)
             message.parse_labels()
-            if self._results.refuses(message.task_id):
-                raise MalformedMessageError("task_id cannot be the key of a result")  # noqa: TRY301
-        except (MalformedMessageError, ValueError, TypeError) as error:
-            logger.warning("dead-lettered a message that is no task: %s", error)
-            await delivery.dead_letter(
-                error
-                if isinstance(error, MalformedMessageError)
-                else MalformedMessageError(f"labels cannot be read: {error}"[:200])
-            )
-            return True
-        if delivery.redelivered and await self._results.is_result_ready(message.task_id):
+        except MalformedMessageError as error:
+            return error
+        except (ValueError, TypeError) as error:
+            return MalformedMessageError(f"labels cannot be read: {error}"[:200])
+        if self._results.refuses(message.task_id):
+            return MalformedMessageError("task_id cannot be the key of a result")
+        return message
+
+    async def _take(self, message: TaskiqMessage, delivery: Delivery) -> bool:
+        if (delivery.redelivered or delivery.attempt > 1) and await self._results.is_result_ready(
+            message.task_id
+        ):
             await delivery.ack()  # it ended, and only its acknowledgement was lost
+            return True
+        try:
+            turn = self._turn(message, delivery)
+        except (InvalidLabelError, TaskExpiredError, TaskCancelledError) as error:
+            await self._end(message, error)
+            await delivery.ack()
+            return True
+        except PoisonousMessageError as error:
+            await self._give_up(message, delivery, error)
             return True
         shortcut = self.shortcuts.get(message.task_name)
         if shortcut is not None:
-            await self._run(message, shortcut)
+            await self._run(message, shortcut, turn, delivery)
         elif self._broker.find_task(message.task_name) is not None:
             return False
         else:
-            await self._refuse(message, delivery)
-            return True
-        await delivery.ack()
+            known = ", ".join(sorted(self._broker.get_all_tasks()))
+            unknown = UnknownTaskError(
+                f"no task is called {message.task_name[:128]!r} here; known are {known}. The "
+                "message lies in the dead-letter queue"
+            )
+            await self._give_up(message, delivery, unknown)
         return True
 
-    async def _run(self, message: TaskiqMessage, shortcut: Shortcut) -> None:
-        """Run a task to a saved result. Returns only once the result is saved."""
+    def _turn(self, message: TaskiqMessage, delivery: Delivery) -> Turn:
+        """What this try may take.
+
+        Raises:
+            TaskCancelledError, TaskExpiredError, PoisonousMessageError: nothing any more.
+            InvalidLabelError: a label says nonsense about it.
+        """
+        if message.task_id in self.cancelled:
+            raise TaskCancelledError("the task was cancelled before it ended")
+        if delivery.deliveries > self._settings.bridge_delivery_limit:
+            raise PoisonousMessageError(
+                f"the message was delivered {delivery.deliveries} times, and no worker came to an "
+                "end with it; it lies in the dead-letter queue"
+            )
+        deadline = deadline_of(message.labels)
+        if deadline is None and self._settings.bridge_deadline_s is not None:
+            deadline = (delivery.sent_at or time.time()) + self._settings.bridge_deadline_s
+        if deadline is None:
+            return Turn(delivery.attempt)
+        if deadline <= time.time():
+            raise TaskExpiredError(_EXPIRED)
+        return Turn(delivery.attempt, deadline)
+
+    async def _run(
+        self, message: TaskiqMessage, shortcut: Shortcut, turn: Turn, delivery: Delivery
+    ) -> None:
+        """Run a task once, and do with its message what the end of that asks for."""
         started = time.perf_counter()
-        value: Any = None
-        error: Exception | None = None
-        try:
-            message = await self._before(message)
-            value = await shortcut(message)
-        except BridgeError as expected:
-            logger.info("task %s (%s): %s", message.task_id, message.task_name, expected)
-            error = expected
-        except Exception as unexpected:
-            logger.exception("task %s (%s) failed", message.task_id, message.task_name)
-            error = unexpected
-        result: TaskiqResult[Any] = TaskiqResult.model_construct(
-            is_err=error is not None,
-            log=None,
-            return_value=value,
-            execution_time=round(time.perf_counter() - started, 6),
-            labels=message.labels,
-            error=error,
-        )
+        value, error = await self._outcome(message, shortcut, turn)
+        result = _result(message, value, error, time.perf_counter() - started)
         if error is not None:
             await self._tell("on_error", message, result, error)
         await self._tell("post_execute", message, result)
-        data = encode_result(result)
-        await self._results.save(message.task_id, data, message.labels.get(REPLY_TO))
+        if isinstance(error, BridgeError):
+            if error.fate is Fate.HAND_BACK:
+                logger.info("handed back task %s: %s", message.task_id, error)
+                await delivery.hand_back()
+                return
+            wait_s = self._wait_s(message, error, turn)
+            if wait_s is not None:
+                logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
+                await delivery.retry(wait_s)
+                return
+        await self._save(message, result)
         await self._tell("post_save", message, result)
+        await delivery.ack()
 
-    async def _refuse(self, message: TaskiqMessage, delivery: Delivery) -> None:
-        """Dead-letter a task that nobody here knows, and let its caller hear of it."""
-        known = ", ".join(sorted(self._broker.get_all_tasks()))
-        error = UnknownTaskError(
-            f"no task is called {message.task_name[:128]!r} here; known are {known}. The message "
-            "lies in the dead-letter queue"
-        )
+    async def _outcome(
+        self, message: TaskiqMessage, shortcut: Shortcut, turn: Turn
+    ) -> tuple[Any, Exception | None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in one
+        self._stoppable[message.task_id] = task
+        try:
+            message = await self._before(message)
+            return await shortcut(message, turn), None
+        except asyncio.CancelledError:
+            if message.task_id not in self.cancelled:
+                raise  # the worker stops
+            task.uncancel()
+            return None, TaskCancelledError("the task was cancelled while it ran")
+        except InferenceTimeoutError as error:
+            return None, TaskExpiredError(_EXPIRED) if turn.left_s <= 0 else error
+        except BridgeError as error:
+            logger.info("task %s (%s): %s", message.task_id, message.task_name, error)
+            return None, error
+        except Exception as error:
+            logger.exception("task %s (%s) failed", message.task_id, message.task_name)
+            return None, error
+        finally:
+            self._stoppable.pop(message.task_id, None)
+
+    def _wait_s(self, message: TaskiqMessage, error: BridgeError, turn: Turn) -> float | None:
+        try:
+            most = retries_of(message.labels, self._settings.bridge_max_retries)
+        except InvalidLabelError:
+            most = 0
+        return self._retries.wait_s(error, turn.attempt, turn.left_s, most=most)
+
+    async def _end(self, message: TaskiqMessage, error: BridgeError) -> None:
+        """Record the end of a task that does not run any more."""
+        logger.info("task %s: %s", message.task_id, error)
+        await self._save(message, _result(message, None, error, 0.0))
+
+    async def _give_up(
+        self, message: TaskiqMessage, delivery: Delivery, error: BridgeError
+    ) -> None:
+        """Dead-letter a task, and let its caller hear of it."""
         logger.warning("dead-lettered task %s: %s", message.task_id, error)
         await delivery.dead_letter(error)
-        result: TaskiqResult[Any] = TaskiqResult.model_construct(
-            is_err=True, return_value=None, execution_time=0.0, labels=message.labels, error=error
-        )
-        data = encode_result(result)
-        await self._results.save(message.task_id, data, message.labels.get(REPLY_TO))
+        await self._save(message, _result(message, None, error, 0.0))
+        await delivery.ack()
+
+    async def _save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Returns only once the task has a record: this one, or one that came first."""
+        token = message.labels.get(REPLY_TO)
+        await self._results.save(message.task_id, encode_result(result), token)
+
+    def _stop(self, task_id: str) -> None:
+        task = self._stoppable.get(task_id)
+        if task is not None:
+            task.cancel()
 
     async def _before(self, message: TaskiqMessage) -> TaskiqMessage:
         for middleware in self._broker.middlewares:
@@ -177,3 +262,16 @@ class Intake:
                 await maybe_awaitable(getattr(middleware, hook)(*arguments))
             except Exception:
                 logger.exception("%s of %s failed", hook, type(middleware).__name__)
+
+
+def _result(
+    message: TaskiqMessage, value: Any, error: Exception | None, took_s: float
+) -> TaskiqResult[Any]:
+    return TaskiqResult.model_construct(
+        is_err=error is not None,
+        log=None,
+        return_value=value,
+        execution_time=round(took_s, 6),
+        labels=message.labels,
+        error=error,
+    )

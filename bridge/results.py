@@ -5,18 +5,20 @@ caller said (label `reply_to`) on which channel it listens.
 """
 
 import asyncio
+import hashlib
 import logging
 import re
 from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
 from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge.cancellations import Cancellations
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
 from bridge.settings import Settings
@@ -33,6 +35,16 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # A slow listener is cut off by Redis when its buffer is full (client-output-buffer-limit):
 # larger results are announced, and read from their key.
 _PUSHED_BYTES = 64 * 1024
+# KEYS: task id. ARGV: value, seconds to keep, and if somebody listens: channel, what to push.
+# Not the first record: nothing is kept, and the listener is told to read (an id without a value).
+_SAVE = """
+local first = redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
+if ARGV[3] then
+  redis.pcall('PUBLISH', ARGV[3], first and ARGV[4] or cmsgpack.pack({KEYS[1], false}))
+end
+return first and 1 or 0
+"""
+_SAVE_SHA = hashlib.sha1(_SAVE.encode(), usedforsecurity=False).hexdigest()
 
 
 def reply_channel(token: str) -> str:
@@ -56,17 +68,22 @@ def decode_push(data: bytes) -> tuple[str, bytes | None]:
 class _Pending:
     """One result on its way into Redis."""
 
-    __slots__ = ("saved", "task_id", "token", "value")
+    __slots__ = ("push", "saved", "task_id", "value")
 
     def __init__(self, task_id: str, value: bytes, token: Any) -> None:
         self.task_id = task_id
         self.value = value
-        self.token = token if isinstance(token, str) and _TOKEN.fullmatch(token) else None
+        self.push: tuple[str | bytes, ...] = ()
+        if isinstance(token, str) and _TOKEN.fullmatch(token):
+            pushed = value if len(value) <= _PUSHED_BYTES else None
+            self.push = (reply_channel(token), msgpack.packb((task_id, pushed)))
         self.saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class RedisResults(RedisAsyncResultBackend[Any]):
     """taskiq's result backend with a safe serializer, an expiry, and a push to the caller.
+
+    A task has one record: the first. What comes later for the same id is not kept.
 
     Saving is pipelined over tasks: what gathers while one round trip is out goes with the next.
     While Redis is away or full, results are kept and tried again; `save` returns when they are
@@ -83,6 +100,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
         # The hot path's own: taskiq-redis's blocking pool costs a lock and a timer for each use.
         self._redis: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        self.cancellations = Cancellations(self._redis, settings.bridge_result_ttl_s)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -108,6 +126,11 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             self._writer = asyncio.create_task(self._write())
         await pending.saved
 
+    @property
+    def waiting(self) -> int:
+        """Results that Redis has not taken yet."""
+        return len(self._pending)
+
     async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """Taskiq's way to `save`."""
         await self.save(task_id, encode_result(result), result.labels.get(REPLY_TO))
@@ -128,6 +151,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
+        await self.cancellations.close()
         await self._redis.aclose()
         await super().shutdown()
 
@@ -159,25 +183,25 @@ class RedisResults(RedisAsyncResultBackend[Any]):
     async def _round_trip(self, batch: list[_Pending]) -> dict[_Pending, Exception]:
         """Write a batch and tell the callers; return what Redis refused to keep, and why.
 
-        A push that is lost costs a second: callers also read. One that was pushed but not kept
-        is kept with the next try.
+        A push that is lost costs a second: callers also read.
         """
-        commands: list[_Pending | None] = []
+        answers = await self._saved(batch)
+        if any(isinstance(answer, NoScriptError) for answer in answers):  # a new Redis, or flushed
+            await self._redis.script_load(_SAVE)
+            answers = await self._saved(batch)
+        failures: dict[_Pending, Exception] = {}
+        for item, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Exception):
+                failures[item] = answer
+            elif not item.saved.done():
+                item.saved.set_result(None)
+        return failures
+
+    async def _saved(self, batch: list[_Pending]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
         for item in batch:
-            pipe.set(item.task_id, item.value, ex=self.result_ex_time)
-            commands.append(item)
-            if item.token is not None:
-                pushed = item.value if len(item.value) <= _PUSHED_BYTES else None
-                pipe.publish(reply_channel(item.token), msgpack.packb((item.task_id, pushed)))
-                commands.append(None)
+            pipe.execute_command(
+                "EVALSHA", _SAVE_SHA, 1, item.task_id, item.value, self.result_ex_time, *item.push
+            )
         answers: list[Any] = await pipe.execute(raise_on_error=False)
-        failures: dict[_Pending, Exception] = {}
-        for kept, answer in zip(commands, answers, strict=True):
-            if kept is None:
-                continue
-            if isinstance(answer, Exception):
-                failures[kept] = answer
-            elif not kept.saved.done():
-                kept.saved.set_result(None)
-        return failures
+        return answers

@@ -38,12 +38,25 @@ class Settings(BaseSettings):
     taskiq_ml_training_queue: str = "taskiq_ml_training"
     taskiq_ml_training_routing_key: str = "taskiq_ml_training"
     bridge_prefetch: int = Field(default=256, ge=1)
-    """Messages that one inference worker process may have in hand: waiting for a batch, in one,
-    or being saved. So also its concurrency, and the bound of what a batch can gather."""
+    """Messages that one inference worker process may have in hand at most: waiting for a batch, in
+    one, or being saved. So also its concurrency, and the bound of what a batch can gather. How
+    many it takes below that follows what Triton can use."""
     bridge_batch_delay_us: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """For how long at most a batch that is not full may wait for more rows, by model, in
     microseconds: `{"digits": 500}`. By default for nothing: what gathers while the batch before
     is out is enough."""
+    bridge_deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds after which nobody wants a task's result any more, unless its label `deadline` says
+    when. They count from the AMQP timestamp, or from the delivery. Unset: never."""
+    bridge_max_retries: int = Field(default=5, ge=0)
+    """How often a task is tried again after an error that may pass; the label `max_retries`
+    overrules it."""
+    bridge_retry_first_s: float = Field(default=1.0, gt=0)
+    """The longest wait before the first retry, in seconds; it doubles with each."""
+    bridge_retry_longest_s: float = Field(default=60.0, gt=0)
+    """The longest wait before any retry, in seconds."""
+    bridge_delivery_limit: int = Field(default=20, ge=1)
+    """A message that was delivered more often without an end is dead-lettered."""
     bridge_drain_timeout_s: float = Field(default=25.0, ge=0)
     """Seconds that a stopping worker may take to finish what it has in hand."""
 

@@ -6,6 +6,8 @@ gRPC with Triton's model-repository extension, from tritonclient's generated stu
 """
 
 import asyncio
+import logging
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,11 +22,14 @@ from tritonclient.grpc import (
 )
 
 from bridge.errors import (
+    BackendCrashedError,
     BridgeError,
     InferenceFailedError,
     InferenceTimeoutError,
     ModelLoadError,
+    ModelUnavailableError,
     RestrictedError,
+    TritonBusyError,
     TritonRefusedError,
     TritonUnavailableError,
     UnknownModelError,
@@ -42,6 +47,8 @@ _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
 
+logger = logging.getLogger("bridge.triton")
+
 # Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
 # Keepalive stays at gRPC's default, as Triton answers faster pings with GOAWAY.
 _CHANNEL_OPTIONS = [
@@ -49,6 +56,18 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own grows to 2 minutes
 ]
+
+
+_BUSY = (ModelUnavailableError, TritonBusyError)  # here; another server may not be
+_UNKNOWN = (
+    "Triton at {address} does not serve {model} ({text}); `mlbridge models` lists what it serves"
+)
+_NOT_READY = (
+    "Triton at {address} has no version of {model} ready: it is being loaded, was unloaded, or "
+    "could not be loaded (`mlbridge models` says which)"
+)
+_REFUSED = "Triton refused the request for {model}: {text}"
+_REVIVE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,7 @@ class TritonClient:
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
+        self._reviving: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -125,6 +145,8 @@ class TritonClient:
 
     async def close(self) -> None:
         """Close every channel."""
+        for reviving in [*self._reviving.values()]:
+            reviving.cancel()
         await self._servers.close()
         for server in self._servers:
             await server.channel.close()
@@ -178,6 +200,8 @@ class TritonClient:
                 "fewer rows at a time"
             )
         request = service_pb2.ModelInferRequest(model_name=name, model_version=version)
+        # For models whose queue policy has `allow_timeout_override`: not computed when too late.
+        request.parameters["timeout"].int64_param = int(timeout_s * 1e6)
         for input_name, tensor in inputs.items():
             request.inputs.add(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
             request.raw_input_contents.append(tensor.data)
@@ -274,11 +298,40 @@ class TritonClient:
                     return await call(server)
             except grpc.aio.AioRpcError as error:
                 failure = _translated(error, server.address, name)
+                if isinstance(failure, ModelUnavailableError) and not await self._ready(server):
+                    # A server that is ending unloads its models first.
+                    failure = TritonUnavailableError(f"Triton at {server.address} is stopping")
                 if isinstance(failure, TritonUnavailableError):
                     self._servers.take_out(server)
-                elif not isinstance(failure, UnknownModelError):
+                elif isinstance(failure, BackendCrashedError):
+                    self._revive(server, name)
+                elif not isinstance(failure, (UnknownModelError, *_BUSY)):
                     break
         raise failure or TritonUnavailableError("no Triton address is given")
+
+    def _revive(self, server: _Server, name: str) -> None:
+        """Have a model reloaded whose process died: Triton does not start that again by itself.
+
+        Several workers may see it at once: each waits a little, and then only if need be.
+        """
+        if (server.address, name) in self._reviving:
+            return
+        task = asyncio.create_task(self._reload(server, name))
+        self._reviving[server.address, name] = task
+        task.add_done_callback(lambda _: self._reviving.pop((server.address, name)))
+
+    async def _reload(self, server: _Server, name: str) -> None:
+        await asyncio.sleep(random.uniform(0.0, _REVIVE_WITHIN_S))  # noqa: S311
+        unload = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        load = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        try:
+            await server.stub.RepositoryModelUnload(unload, timeout=_QUICK_S, metadata=self._admin)
+            await server.stub.RepositoryModelLoad(load, timeout=_LOAD_S, metadata=self._admin)
+        except grpc.aio.AioRpcError as error:
+            failure = _translated(error, server.address, name)
+            logger.error("model %r has crashed, and cannot be reloaded: %s", name, failure)  # noqa: TRY400
+        else:
+            logger.warning("model %r had crashed in Triton at %s: reloaded", name, server.address)
 
     async def _call(
         self, server: _Server, method: Callable[..., Any], request: Any, name: str
@@ -317,19 +370,44 @@ def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
 def _translated(error: grpc.aio.AioRpcError, address: str, model: str) -> BridgeError:
     """Triton's status as an error of our tree (codes as Triton's gRPC front end sets them)."""
     code, text = error.code(), error.details() or "no details"
-    if "protocol is restricted" in text:
-        return RestrictedError(
-            f"Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key"
-        )
-    if code is grpc.StatusCode.NOT_FOUND or "unknown model" in text:
-        return UnknownModelError(
-            f"Triton at {address} does not serve {model!r} ({text}); `mlbridge models` lists what "
-            "it serves"
-        )
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return TritonUnavailableError(f"Triton at {address} is not available: {text}")
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return InferenceTimeoutError(f"Triton at {address} did not answer in time for {model!r}")
-    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
-        return TritonRefusedError(f"Triton refused the request for {model!r}: {text}")
-    return InferenceFailedError(f"model {model!r} failed in Triton ({code.name}): {text}")
+    for said, kind, sentence in _BY_TEXT:
+        if said in text:
+            return kind(sentence.format(model=repr(model), address=address, text=text))
+    kind, sentence = _BY_CODE.get(
+        code, (InferenceFailedError, f"model {{model}} failed in Triton ({code.name}): {{text}}")
+    )
+    return kind(sentence.format(model=repr(model), address=address, text=text))
+
+
+_BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
+    (
+        "protocol is restricted",
+        RestrictedError,
+        "Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key",
+    ),
+    (
+        "has no available versions",
+        ModelUnavailableError,
+        _NOT_READY,
+    ),
+    ("unknown model", UnknownModelError, _UNKNOWN),
+    ("maximum queue size", TritonBusyError, "the queue of {model} in Triton at {address} is full"),
+    (
+        "is not healthy",
+        BackendCrashedError,
+        "the process that computes {model} in Triton at {address} died: {text}",
+    ),
+)
+_BY_CODE: dict[grpc.StatusCode, tuple[type[BridgeError], str]] = {
+    grpc.StatusCode.NOT_FOUND: (UnknownModelError, _UNKNOWN),
+    grpc.StatusCode.UNAVAILABLE: (
+        TritonUnavailableError,
+        "Triton at {address} is not available: {text}",
+    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (
+        InferenceTimeoutError,
+        "Triton at {address} did not answer in time for {model}",
+    ),
+    grpc.StatusCode.INVALID_ARGUMENT: (TritonRefusedError, _REFUSED),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (TritonRefusedError, _REFUSED),
+}

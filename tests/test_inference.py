@@ -1,10 +1,13 @@
 """Checking and rendering, with a Triton that lives in memory; its real twin is in test_tasks.py."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from bridge import errors
-from bridge.inference import infer
+from bridge.inference import Inference, Request
+from bridge.outage import Outage
 from bridge.tensors import Tensor, TensorSpec
 from bridge.triton_client import InferReply, ModelSpec
 
@@ -51,7 +54,9 @@ def triton():
 
 
 async def run(triton, data, model="double", **options):
-    return await infer(triton, model, data, timeout_s=1, binary=False, **options)
+    return await Inference(triton).answer(
+        Request(model, data, options.pop("version", None), timeout_s=1, **options)
+    )
 
 
 async def test_lists_in_lists_out(triton):
@@ -68,7 +73,7 @@ async def test_each_form_is_answered_in_kind(triton):
     assert (await run(triton, {"x": data}))["outputs"]["y"]["data"] == [2.0, 4.0, 6.0, 8.0]
     raw = np.arange(4, dtype="<f4").tobytes()
     data = {"datatype": "FP32", "shape": [1, 4], "raw": raw}
-    reply = await infer(triton, "double", {"x": data}, timeout_s=1, binary=True)
+    reply = await run(triton, {"x": data}, binary=True)
     assert np.frombuffer(reply["outputs"]["y"]["raw"], "<f4").tolist() == [0.0, 2.0, 4.0, 6.0]
 
 
@@ -139,27 +144,55 @@ async def test_a_reloaded_model_with_another_datatype_is_understood(triton):
     assert reply["outputs"]["y"] == [[2, 4, 6, 8]]
 
 
+class Away:
+    """Triton, away for some questions to come."""
+
+    def __init__(self, triton, questions):
+        self.left = questions
+        self.outage = Outage("Triton", self.ready)
+        self._answer = triton.infer
+        triton.infer = self.infer
+
+    async def infer(self, *arguments, **options):
+        if self.left:
+            raise errors.TritonUnavailableError("away")
+        return await self._answer(*arguments, **options)
+
+    async def ready(self):
+        self.left = max(self.left - 1, 0)
+        return not self.left
+
+
+ROWS = {"x": [[1, 2, 3, 4]]}
+
+
 async def test_a_triton_that_comes_back_in_time_is_waited_for(triton):
-    away = [errors.TritonUnavailableError("away")] * 3
-    answer = triton.infer
-
-    async def infer_once_back(*arguments, **options):
-        if away:
-            raise away.pop()
-        return await answer(*arguments, **options)
-
-    triton.infer = infer_once_back
-    reply = await infer(
-        triton, "double", {"x": [[1, 2, 3, 4]]}, timeout_s=30, binary=False, patient=True
+    away = Away(triton, 3)
+    inference = Inference(triton, outage=away.outage)
+    replies = await asyncio.gather(
+        *(inference.answer(Request("double", ROWS, None, timeout_s=1)) for _ in range(5))
     )
-    assert reply["outputs"]["y"] == [[2.0, 4.0, 6.0, 8.0]]
+    assert [reply["outputs"]["y"] for reply in replies] == [[[2.0, 4.0, 6.0, 8.0]]] * 5
+    assert away.outage.began_at is None
 
 
-@pytest.mark.parametrize("patient", [True, False])
-async def test_one_that_does_not_is_the_error(triton, patient):
-    async def away(*_arguments, **_options):
-        raise errors.TritonUnavailableError("away")
+async def test_one_that_does_not_come_back_is_the_end_of_the_callers_time(triton):
+    away = Away(triton, 1000)
+    inference = Inference(triton, outage=away.outage)
+    with pytest.raises(errors.InferenceTimeoutError, match="while Triton was away"):
+        await inference.answer(Request("double", ROWS, None, timeout_s=60, left_s=0.3))
+    assert away.outage.began_at is not None
+    assert away.outage.lasted_s > 0
+    await away.outage.close()
 
-    triton.model_spec = away
+
+async def test_without_a_limit_the_task_is_given_back_to_its_queue(triton, monkeypatch):
+    monkeypatch.setattr("bridge.inference._AWAY_S", 0.2)
+    away = Away(triton, 1000)
     with pytest.raises(errors.TritonUnavailableError):
-        await infer(triton, "double", {}, timeout_s=0.3, binary=False, patient=patient)
+        await Inference(triton, outage=away.outage).answer(
+            Request("double", ROWS, None, timeout_s=0.1)
+        )
+    with pytest.raises(errors.TritonUnavailableError):
+        await Inference(triton).answer(Request("double", ROWS, None, timeout_s=60))
+    await away.outage.close()

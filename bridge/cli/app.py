@@ -8,6 +8,7 @@ import typer
 
 from bridge import __version__
 from bridge.cli.bench import bench
+from bridge.cli.cancel import cancel
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.infer import infer
@@ -54,6 +55,7 @@ app.command()(up)
 app.command()(worker)
 app.command()(infer)
 app.command()(train)
+app.command()(cancel)
 app.command()(status)
 app.command()(models)
 app.command()(bench)

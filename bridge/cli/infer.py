@@ -13,7 +13,7 @@ import typer
 from bridge.cli.output import Json, print_json, print_table
 from bridge.client import BridgeClient, InferenceResult, decode_reply, encode_inputs
 from bridge.errors import InvalidInputError
-from bridge.inference import infer as run_inference
+from bridge.inference import Inference, Request
 from bridge.settings import load_settings
 from bridge.tensors import Array
 from bridge.triton_client import TritonClient
@@ -81,9 +81,8 @@ async def _direct(
     model: str, data: dict[str, Any], version: str | None, timeout_s: float
 ) -> InferenceResult:
     async with TritonClient.from_settings(load_settings()) as triton:
-        reply = await run_inference(
-            triton, model, encode_inputs(data), version=version, timeout_s=timeout_s, binary=True
-        )
+        request = Request(model, encode_inputs(data), version, timeout_s=timeout_s, binary=True)
+        reply = await Inference(triton).answer(request)
     return decode_reply(reply)
 
 

@@ -29,7 +29,7 @@ class Acknowledger:
             together: write at once when so many are due.
         """
         self.channel = channel
-        self._together = together
+        self.together = together
         self._timer: asyncio.TimerHandle | None = None
         self._delivered: dict[int, None] = {}  # in order, not yet acknowledged
         self._done: set[int] = set()
@@ -42,10 +42,19 @@ class Acknowledger:
     def done(self, tag: int) -> None:
         """A delivery is dealt with; its acknowledgement goes with one of the next frames."""
         self._done.add(tag)
-        if len(self._done) >= self._together:
+        if len(self._done) >= self.together:
             self._flush_now()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._flush_now)
+
+    async def hand_back(self, tag: int) -> None:
+        """Have a delivery put back into its queue."""
+        # Until this is written the tag stays among those that no `multiple` may run over.
+        try:
+            await self.channel.basic_nack(tag, requeue=True)
+        except (AMQPError, OSError, RuntimeError) as error:
+            logger.info("could not hand back, the connection was lost: %s", error)
+        self._delivered.pop(tag, None)
 
     async def flush(self) -> None:
         """Write every acknowledgement that is due, and wait until it is written."""

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from bridge.errors import QueueError
-from bridge.queues.rabbitmq import connect
+from bridge.queues.topology import connect
 from bridge.settings import Settings
 
 

@@ -7,81 +7,34 @@ either side may come first.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
+from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, QueueError
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
+from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
+from bridge.queues.tiers import ATTEMPTS, Tiers
+from bridge.queues.topology import find
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
 logger = logging.getLogger("bridge.queues")
 
-_CONNECT_S = 10.0
 _PUBLISH_S = 30.0
-_Refusal = (
-    aiormq.exceptions.ChannelPreconditionFailed,
-    aiormq.exceptions.ChannelAccessRefused,
-)
-
-
-async def connect(url: str) -> AbstractConnection:
-    """A plain connection, for a question; close it. One that fails is closed here.
-
-    Raises:
-        OSError, AMQPError: as aio-pika's own `connect`, which leaves a failed one to the
-            collector, with a coroutine that nobody awaits.
-    """
-    connection = aio_pika.Connection(make_url(url))
-    try:
-        await connection.connect(timeout=_CONNECT_S)
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
-
-
-class _AmqpDelivery:
-    """One message of RabbitMQ's."""
-
-    __slots__ = ("_acknowledger", "_broker", "_message", "body", "redelivered")
-
-    def __init__(
-        self,
-        message: DeliveredMessage,
-        broker: "RabbitMQBroker",
-        acknowledger: Acknowledger,
-    ) -> None:
-        self.body: bytes = message.body
-        self.redelivered = bool(message.redelivered)
-        self._message = message
-        self._broker = broker
-        self._acknowledger = acknowledger
-
-    async def ack(self) -> None:
-        """Acknowledge with one of the next frames."""
-        if self._message.delivery_tag is not None:
-            self._acknowledger.done(self._message.delivery_tag)
-
-    async def dead_letter(self, reason: BridgeError) -> None:
-        """Publish a copy to the dead-letter queue, wait for its confirmation, acknowledge."""
-        await self._broker.dead_letter(self._message, reason)
-        await self.ack()
+_UNKNOWN_APPETITE = 100  # as many as taskiq runs at a time by default
 
 
 class RabbitMQBroker(AioPikaBroker):
@@ -92,8 +45,11 @@ class RabbitMQBroker(AioPikaBroker):
     """
 
     def __init__(self, settings: Settings, queue: str, routing_key: str, prefetch: int) -> None:
+        self.appetite: Appetite | None = None
+        self._prefetch = 1
         self._acknowledger: Acknowledger | None = None
         self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
+        self._with_taskiq = 0
         self._drain_timeout_s = settings.bridge_drain_timeout_s
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
@@ -111,7 +67,8 @@ class RabbitMQBroker(AioPikaBroker):
         )
         self.result_backend = results
         self.formatter = Formatter()
-        self.intake = Intake(self, results)
+        self.intake = Intake(self, results, settings)
+        self._tiers = Tiers(queue, kind)
 
     async def kick(self, message: BrokerMessage) -> None:
         """Publish, and wait for RabbitMQ's confirmation; a restart of RabbitMQ is waited out.
@@ -151,8 +108,14 @@ class RabbitMQBroker(AioPikaBroker):
         """
         if self.read_channel is None:
             raise QueueError("start the broker before listening")
-        await self.read_channel.set_qos(prefetch_count=self._qos)
-        consumer = Consumer(self.read_channel, self._task_queues[0], self._declare, self._receive)
+        self.intake.start()
+        consumer = Consumer(
+            self.read_channel,
+            self._task_queues[0],
+            prefetch=self._wanted,
+            declare=self._declare,
+            receive=self._receive,
+        )
         consuming = asyncio.create_task(consumer.run())
         try:
             while True:
@@ -171,31 +134,63 @@ class RabbitMQBroker(AioPikaBroker):
         if self.read_channel is not None:
             await self._declare_queues(self.read_channel)
 
+    def _wanted(self) -> int:
+        """How many messages to have in hand now."""
+        hungry = self.appetite() if self.appetite is not None else self._qos
+        if hungry is None:
+            hungry = _UNKNOWN_APPETITE
+        elif hungry:
+            hungry += self._with_taskiq
+        self._prefetch = min(hungry, self._qos)
+        if self._acknowledger is not None:
+            self._acknowledger.together = max(1, self._prefetch // 4)
+        return self._prefetch
+
     async def _receive(self, message: DeliveredMessage) -> None:
         """Deal with one delivery; runs as a task of its own."""
         channel = message.channel
         if self._acknowledger is None or self._acknowledger.channel is not channel:
             # The first delivery, or the first after a reconnection.
-            self._acknowledger = Acknowledger(channel, together=max(1, self._qos // 4))
+            self._acknowledger = Acknowledger(channel, together=max(1, self._prefetch // 4))
         if message.delivery_tag is not None:
             self._acknowledger.delivered(message.delivery_tag)
-        delivery = _AmqpDelivery(message, self, self._acknowledger)
-        if not await self.intake.take(delivery):
-            self._handed_on.put_nowait(AckableMessage(data=delivery.body, ack=delivery.ack))
+        delivery = AmqpDelivery(message, self, self._acknowledger)
+        if await self.intake.take(delivery):
+            return
+
+        async def ack() -> None:
+            self._with_taskiq -= 1
+            await delivery.ack()
+
+        self._with_taskiq += 1
+        self._handed_on.put_nowait(AckableMessage(data=delivery.body, ack=ack))
+
+    async def delay(self, message: DeliveredMessage, wait_s: float, attempt: int) -> None:
+        """Publish a copy, confirmed, that comes back after a while as the attempt of that number.
+
+        Raises:
+            QueueError: RabbitMQ does not take it.
+        """
+        if self.write_conn is None or self.write_channel is None:
+            raise QueueError("start the broker before delaying messages")
+        exchange = self.write_channel.default_exchange
+        await self._tiers.publish(
+            self.write_conn, exchange, message, wait_s=wait_s, attempt=attempt
+        )
 
     async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
         """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue."""
         if self.write_channel is None:
             raise QueueError("start the broker before dead-lettering")
         properties = message.header.properties
-        headers = dict(properties.headers or {})
-        delivered_before = headers.get("x-delivery-count")
-        headers |= {
+        delivered_before = counted(message, "x-delivery-count") if message.redelivered else 0
+        headers: dict[str, Any] = {
+            **(properties.headers or {}),
             "x-bridge-reason": str(reason)[:1000],
             "x-bridge-error": type(reason).__name__,
             "x-bridge-queue": self._task_queues[0].name,
             "x-bridge-time": datetime.now(UTC),
-            "x-bridge-attempts": delivered_before + 1 if isinstance(delivered_before, int) else 1,
+            ATTEMPTS: max(1, counted(message, ATTEMPTS)) + delivered_before,
         }
         await self.write_channel.default_exchange.publish(
             aio_pika.Message(
@@ -214,7 +209,7 @@ class RabbitMQBroker(AioPikaBroker):
             QueueError: RabbitMQ cannot be reached, or refuses the user or the virtual host.
         """
         try:
-            await self._agree_on_topology()
+            await self._find()
             await super().startup()
         except aiormq.exceptions.ProbableAuthenticationError:
             raise QueueError(
@@ -227,57 +222,10 @@ class RabbitMQBroker(AioPikaBroker):
                 "RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
             ) from None
 
-    async def _agree_on_topology(self) -> None:
-        """Find what exists otherwise than we would declare it, and leave that alone."""
-        connection = await connect(str(self.url))
-        async with connection:
-            if not await self._declared(connection, self._declare_exchange, "exchange"):
-                self._exchange = replace(self._exchange, declare=False)
-            if not await self._declared(connection, self._declare_letters, "queue"):
-                self._dead_letter_queue = replace(self._dead_letter_queue, declare=False)
-            if not await self._declared(connection, self._declare_tasks, "queue"):
-                queue = self._task_queues[0]
-                self._task_queues = [replace(queue, declare=False)]
-                channel = await connection.channel()
-                found = await channel.get_queue(queue.name)
-                await found.bind(self._exchange.name, queue.routing_key)
-
-    async def _declared(
-        self,
-        connection: AbstractConnection,
-        declare: Callable[[AbstractChannel], Awaitable[Any]],
-        what: str,
-    ) -> bool:
-        # A refused declaration closes its channel: each has one of its own.
-        try:
-            await declare(await connection.channel())
-        except _Refusal as refusal:
-            logger.warning(
-                "RabbitMQ has another %s than this would declare, and it is used as it is (%s). To "
-                "get ours, drain and delete it; to keep it without this warning, set "
-                "TASKIQ_ML_EXCHANGE_TYPE or TASKIQ_ML_QUEUE_TYPE to what it is.",
-                what,
-                refusal,
-            )
-            return False
-        return True
-
-    async def _declare_exchange(self, channel: AbstractChannel) -> None:
-        await channel.declare_exchange(
-            self._exchange.name, self._exchange.type, durable=self._exchange.durable
+    async def _find(self) -> None:
+        """Leave alone what exists otherwise than we would declare it."""
+        found = await find(
+            str(self.url), self._exchange, self._task_queues[0], self._dead_letter_queue
         )
-
-    async def _declare_letters(self, channel: AbstractChannel) -> None:
-        await self._declare_dead_letter_queue(channel)
-
-    async def _declare_tasks(self, channel: AbstractChannel) -> None:
-        queue, letters = self._task_queues[0], self._dead_letter_queue
-        await channel.declare_queue(
-            queue.name,
-            durable=queue.durable,
-            arguments={
-                "x-queue-type": queue.type.value,
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": letters.name,
-            },
-        )
+        self._exchange, queue, self._dead_letter_queue = found
+        self._task_queues = [queue]

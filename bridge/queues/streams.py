@@ -10,6 +10,7 @@ from taskiq import AckableMessage
 from taskiq.utils import maybe_awaitable
 from taskiq_redis import RedisStreamBroker
 
+from bridge.deliveries import Appetite
 from bridge.errors import BridgeError
 from bridge.intake import Intake
 from bridge.messages import Formatter
@@ -17,17 +18,19 @@ from bridge.results import RedisResults
 from bridge.settings import Settings
 
 _WEEK_MS = 7 * 24 * 3_600_000
+_LOOK_EVERY_S = 0.1
 
 
 class _StreamDelivery:
     """One entry of a stream. Whether it was delivered before is not told: it may have been."""
 
-    __slots__ = ("_ack", "_broker", "body")
-
     redelivered = True
+    deliveries = 1
+    sent_at = None
 
     def __init__(self, message: AckableMessage, broker: "StreamBroker") -> None:
         self.body = message.data
+        self.attempt = 1
         self._ack = message.ack
         self._broker = broker
 
@@ -35,10 +38,18 @@ class _StreamDelivery:
         """Acknowledge and delete the entry."""
         await maybe_awaitable(self._ack())
 
+    async def retry(self, wait_s: float) -> None:
+        """Wait here, the entry in hand: a stream has no delays. A crash begins at 1 again."""
+        await asyncio.sleep(wait_s)
+        self.attempt += 1
+        await self._broker.intake.take(self)
+
+    async def hand_back(self) -> None:
+        """It stays pending, and goes to whoever claims it when it has been so for long enough."""
+
     async def dead_letter(self, reason: BridgeError) -> None:
-        """Add the message, with the reason, to the dead-letter stream; then acknowledge."""
+        """Add the message, with the reason, to the dead-letter stream."""
         await self._broker.dead_letter(self.body, reason)
-        await self.ack()
 
 
 class StreamBroker(RedisStreamBroker):
@@ -64,7 +75,8 @@ class StreamBroker(RedisStreamBroker):
         )
         self.result_backend = results
         self.formatter = Formatter()
-        self.intake = Intake(self, results)
+        self.intake = Intake(self, results, settings)
+        self.appetite: Appetite | None = None
         self._prefetch = prefetch
         self._drain_timeout_s = settings.bridge_drain_timeout_s
 
@@ -74,6 +86,7 @@ class StreamBroker(RedisStreamBroker):
         Yields:
             Messages of tasks that have no shortcut.
         """
+        self.intake.start()
         room = asyncio.Semaphore(self._prefetch)
         dealing: set[asyncio.Task[None]] = set()
         handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
@@ -87,6 +100,8 @@ class StreamBroker(RedisStreamBroker):
 
         async def read() -> None:
             async for message in super(StreamBroker, self).listen():
+                while self.appetite is not None and self.appetite() == 0:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_EVERY_S)
                 await room.acquire()
                 task = asyncio.create_task(deal(message))
                 dealing.add(task)

@@ -19,25 +19,42 @@ from taskiq_redis.exceptions import ResultIsMissingError
 
 from bridge.batcher import Batcher
 from bridge.broker import broker, settings, training_broker
+from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
-from bridge.inference import infer
+from bridge.inference import Inference, Request
+from bridge.labels import timeout_of
 from bridge.messages import is_binary
+from bridge.outage import Outage
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
 from bridge.triton_client import TritonClient
 
 _REDIS_AGAIN_S = 1.0
+_LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows
 
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
     _spare_the_collector()
-    state.triton = TritonClient.from_settings(settings)
-    state.batcher = Batcher(state.triton.infer, settings.bridge_batch_delay_us)
+    triton = state.triton = TritonClient.from_settings(settings)
+    batcher = Batcher(triton.infer, settings.bridge_batch_delay_us)
+    outage = state.outage = Outage(f"Triton at {settings.triton_url}", triton.ready)
     state.payloads = open_payloads(settings)
     if state.payloads is not None:
         state.sweeper = asyncio.create_task(state.payloads.keep_swept())
+    state.inference = Inference(triton, send=batcher.submit, payloads=state.payloads, outage=outage)
+
+    def appetite() -> int | None:
+        return 0 if outage.began_at is not None else batcher.appetite() or None
+
+    broker.appetite = appetite
+    loop = asyncio.get_running_loop()
+
+    def let_go(_task_id: str) -> None:
+        loop.call_later(_LETTING_GO_S, batcher.drop_abandoned)
+
+    broker.intake.cancelled.listeners.append(let_go)
     await training_broker.startup()
 
 
@@ -55,6 +72,7 @@ def _spare_the_collector() -> None:
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
 async def disconnect(state: TaskiqState) -> None:
     """Close what `connect` opened."""
+    await state.outage.close()
     await state.triton.close()
     if state.payloads is not None:
         state.sweeper.cancel()
@@ -86,21 +104,27 @@ async def ml_inference(
     Raises:
         BridgeError: the subclass says what is wrong with model or input.
     """
+    return await _predict(context.message, Turn(), model_id, input_data, version)
+
+
+async def _predict(
+    message: TaskiqMessage, turn: Turn, model_id: Any, input_data: Any, version: Any
+) -> dict[str, Any]:
+    inference: Inference = broker.state.inference
+    request = Request(
+        model_id,
+        input_data,
+        version,
+        timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
+        left_s=turn.left_s,
+        alone=turn.attempt > 1,
+        binary=is_binary(message.labels),
+        takes_references=TAKES_REFERENCES in message.labels,
+    )
     try:
-        return await infer(
-            context.state.triton,
-            model_id,
-            input_data,
-            version=version,
-            timeout_s=_timeout_s(context.message),
-            binary=is_binary(context.message.labels),
-            send=context.state.batcher.submit,
-            payloads=context.state.payloads,
-            takes_references=TAKES_REFERENCES in context.message.labels,
-            patient=True,
-        )
+        return await inference.answer(request)
     except PayloadMissingError:
-        before = await _result_before(context.message.task_id)
+        before = await _result_before(message.task_id)
         if before is None:
             raise
         if before.error is not None:
@@ -146,7 +170,7 @@ if settings.bridge_payload_url is not None:
     broker.add_middlewares(DiscardInputs())
 
 
-async def _ml_inference(message: TaskiqMessage) -> dict[str, Any]:
+async def _ml_inference(message: TaskiqMessage, turn: Turn) -> dict[str, Any]:
     """`ml_inference` without taskiq's receiver between queue and batch."""
     try:
         arguments = _arguments(*message.args, **message.kwargs)
@@ -155,26 +179,12 @@ async def _ml_inference(message: TaskiqMessage) -> dict[str, Any]:
             "ml_inference takes model_id, input_data and optionally version: it"
             + str(error).partition("()")[2]
         ) from None
-    return await ml_inference.original_func(*arguments, context=Context(message, broker))
+    return await _predict(message, turn, *arguments)
 
 
 def _arguments(model_id: Any, input_data: Any, version: Any = None) -> tuple[Any, Any, Any]:
     """What a caller may send, in order: all of `ml_inference`'s but `context`."""
     return model_id, input_data, version
-
-
-def _timeout_s(message: TaskiqMessage) -> float:
-    """Seconds that Triton may take: taskiq's own label `timeout`, or the setting."""
-    asked = message.labels.get("timeout")
-    if asked is None:
-        return settings.bridge_infer_timeout_s
-    try:
-        timeout_s = float(asked)
-    except (TypeError, ValueError):
-        timeout_s = 0.0
-    if not 0 < timeout_s < float("inf"):
-        raise InvalidInputError(f"label 'timeout' must be a number of seconds, got {asked!r:.80}")
-    return timeout_s
 
 
 broker.intake.shortcuts["ml_inference"] = _ml_inference

@@ -1,5 +1,6 @@
 """The task of the training queue: train a model and make it live. Thin; torch is elsewhere."""
 
+import asyncio
 import logging
 from typing import Annotated, Any
 
@@ -7,18 +8,27 @@ from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
-from bridge.errors import InvalidTrainingRequestError
+from bridge.errors import InvalidTrainingRequestError, TaskCancelledError
 from bridge.training.request import parse_request
 from bridge.training.run import train
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
 
+_running: dict[str, "asyncio.Task[Any]"] = {}
+
 
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client for the life of the process, made after taskiq's fork."""
     state.triton = TritonClient.from_settings(settings)
+    training_broker.intake.cancelled.listeners.append(_stop)
+
+
+def _stop(task_id: str) -> None:
+    """Somebody cancelled a task: if it runs here, its process is killed."""
+    if task_id in _running:
+        _running[task_id].cancel()
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -69,10 +79,21 @@ async def train_model(
         except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
             log.warning("progress of task %s was not saved: %s", task_id, error)
 
-    return await train(
-        request,
-        task_id=task_id,
-        settings=settings,
-        triton=context.state.triton,
-        on_progress=save,
-    )
+    running = asyncio.current_task()
+    assert running is not None  # noqa: S101 - a coroutine always runs in one
+    _running[task_id] = running
+    try:
+        return await train(
+            request,
+            task_id=task_id,
+            settings=settings,
+            triton=context.state.triton,
+            on_progress=save,
+        )
+    except asyncio.CancelledError:
+        if task_id not in training_broker.intake.cancelled:
+            raise  # the worker stops
+        running.uncancel()
+        raise TaskCancelledError("the training was cancelled while it ran") from None
+    finally:
+        del _running[task_id]

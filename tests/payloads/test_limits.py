@@ -6,7 +6,7 @@ import pytest
 from taskiq import TaskiqMessage, TaskiqResult
 
 from bridge import errors, messages
-from bridge.inference import infer
+from bridge.inference import Inference, Request
 from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter, decode_result, encode_result
 from bridge.payloads import Payloads
 from bridge.references import Reference, StoredTensor, new_key
@@ -64,13 +64,8 @@ async def test_fetching_counts_against_the_deadline():
     payloads = Payloads(NeverStore(), Settings())
     stored = StoredTensor("FP32", (1, 4), Reference(new_key(2**31, shared=True), 16, "0" * 64))
     with pytest.raises(errors.InferenceTimeoutError, match="before the inputs were fetched"):
-        await infer(
-            OneModel(),
-            "m",
-            {"x": stored.written()},
-            timeout_s=0.05,
-            binary=True,
-            payloads=payloads,
+        await Inference(OneModel(), payloads=payloads).answer(
+            Request("m", {"x": stored.written()}, None, timeout_s=0.05, binary=True)
         )
 
 
@@ -83,18 +78,15 @@ async def test_what_does_not_fit_the_model_is_never_fetched():
         ({"x": large.written() | {"shape": [4, 9]}}, errors.ShapeError),
     ):
         with pytest.raises(error):
-            await infer(OneModel(), "m", data, timeout_s=60, binary=True, payloads=payloads)
+            await Inference(OneModel(), payloads=payloads).answer(
+                Request("m", data, None, timeout_s=60, binary=True)
+            )
 
 
 async def test_a_stored_payload_above_the_models_limit_is_refused_before_the_store_is_asked():
     payloads = Payloads(NeverStore(), Settings(bridge_payload_max_bytes=127))
     stored = StoredTensor("FP32", (8, 4), Reference(new_key(2**31, shared=True), 128, "0" * 64))
     with pytest.raises(errors.PayloadTooLargeError, match="input 'x'"):
-        await infer(
-            OneModel(),
-            "m",
-            {"x": stored.written()},
-            timeout_s=60,
-            binary=True,
-            payloads=payloads,
+        await Inference(OneModel(), payloads=payloads).answer(
+            Request("m", {"x": stored.written()}, None, timeout_s=60, binary=True)
         )

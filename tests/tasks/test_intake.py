@@ -154,14 +154,15 @@ async def test_wrong_arguments_are_the_callers_error(client, args, settings, amq
 
 
 @pytest.mark.parametrize("label", ["soon", "-1", "nan", "inf", ""])
-async def test_a_timeout_label_that_is_no_time_is_the_callers_error(client, settings, amqp, label):
-    broken = task(labels={"timeout": label})
+@pytest.mark.parametrize("name", ["timeout", "deadline"])
+async def test_a_label_that_is_no_time_is_the_callers_error(client, settings, amqp, name, label):
+    broken = task(labels={name: label})
     exchange = await amqp.get_exchange(settings.taskiq_ml_exchange)
     message = aio_pika.Message(json.dumps(broken).encode())
     await exchange.publish(message, routing_key=settings.taskiq_ml_routing_key)
     result = await read(settings, broken["task_id"])
-    assert isinstance(result.error, errors.InvalidInputError)
-    assert "label 'timeout'" in str(result.error)
+    assert isinstance(result.error, errors.InvalidLabelError)
+    assert f"label '{name}'" in str(result.error)
 
 
 async def test_a_redelivered_task_that_has_a_result_is_not_run_again(

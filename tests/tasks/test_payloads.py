@@ -303,7 +303,8 @@ async def test_without_a_store_a_reference_is_refused(client):
 
 async def test_a_store_that_is_down_is_named_and_the_worker_goes_on(environment, state, new_worker):
     async with RedisServer(state) as server:
-        variables = store_variables(environment | {"BRIDGE_PAYLOAD_URL": server.url})
+        few = {"BRIDGE_MAX_RETRIES": "1", "BRIDGE_RETRY_FIRST_S": "0.1"}
+        variables = store_variables(environment | {"BRIDGE_PAYLOAD_URL": server.url} | few)
         async with BridgeClient(settings_of(variables)) as client:
             await new_worker([*COMMAND, "--workers", "1"], variables)
             shared = await client.upload(X)

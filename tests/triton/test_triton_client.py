@@ -109,12 +109,12 @@ async def test_a_model_that_cannot_be_loaded_says_why(client, model_repository):
         await client.load("nope")
 
 
-async def test_nobody_there_is_worth_another_try():
+async def test_nobody_there_is_a_reason_to_pause():
     async with TritonClient(["127.0.0.1:1"]) as client:
         assert not await client.ready()
         with pytest.raises(errors.TritonUnavailableError) as caught:
             await client.infer("double", {"x": X}, timeout_s=5)
-    assert caught.value.fate is errors.Fate.RETRY
+    assert caught.value.fate is errors.Fate.HAND_BACK
 
 
 async def test_two_replicas_share_the_work_and_one_may_die(state, model_repository):

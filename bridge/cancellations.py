@@ -1,0 +1,123 @@
+"""Which tasks somebody has cancelled: a sorted set in Redis, and a channel that tells at once.
+
+Enters: task ids from callers. Leaves: the ids, in the memory of each worker, so that no message
+costs a round trip. A cancelled task's record is written by who cancels; workers only see to it
+that nothing is computed any more.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from taskiq import TaskiqResult
+
+from bridge.errors import TaskCancelledError
+from bridge.messages import encode_result
+
+_KEY, _CHANNEL = "bridge:cancelled", "bridge:cancel"
+_AGAIN_S = 0.5
+_REREAD_S = 10.0
+
+logger = logging.getLogger("bridge.cancellations")
+
+
+def cancelled_record() -> bytes:
+    """The record of a task that was cancelled, in JSON."""
+    error = TaskCancelledError("the task was cancelled before it ended")
+    return encode_result(
+        TaskiqResult.model_construct(
+            is_err=True, return_value=None, execution_time=0.0, labels={}, error=error
+        )
+    )
+
+
+async def cancel(redis: Redis, task_id: str, keep_s: int) -> bool:
+    """Make a task's record "cancelled", unless it has one, and tell the workers.
+
+    Args:
+        redis: where results are.
+        task_id: checked by the caller.
+        keep_s: for how long the record can be read, and the task must not run.
+
+    Returns:
+        False if the task has ended already.
+    """
+    if not await redis.set(task_id, cancelled_record(), ex=keep_s, nx=True):
+        return False
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.zadd(_KEY, {task_id: time.time()})
+        pipe.zremrangebyscore(_KEY, 0, time.time() - keep_s)
+        pipe.expire(_KEY, keep_s)
+        pipe.publish(_CHANNEL, task_id)
+        await pipe.execute()
+    return True
+
+
+class Cancellations:
+    """The ids, as a worker knows them: read once, then heard."""
+
+    def __init__(self, redis: Redis, keep_s: int) -> None:
+        """Nothing is read before `start`.
+
+        Args:
+            redis: where results are; not closed here.
+            keep_s: for how long an id counts.
+        """
+        self.listeners: list[Callable[[str], None]] = []
+        """Called with each id that is heard of."""
+        self._redis = redis
+        self._keep_s = keep_s
+        self._ids: dict[str, float] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._ids
+
+    def start(self) -> None:
+        """Begin to listen, in the background."""
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+            self._listening = None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(_CHANNEL)
+                    while True:
+                        message = await channel.get_message(timeout=_REREAD_S)
+                        if message is not None and message["type"] == "message":
+                            self._heard(message["data"], time.time())
+                        else:  # just subscribed, or silent for so long that it may be broken
+                            await self._read()
+            except (RedisError, OSError) as error:
+                logger.info("not hearing of cancelled tasks, trying again: %s", error)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _read(self) -> None:
+        known: Any = await self._redis.zrange(_KEY, 0, -1, withscores=True)
+        for task_id, at in known:
+            self._heard(task_id, at)
+
+    def _heard(self, data: Any, at: float) -> None:
+        task_id = data.decode(errors="replace") if isinstance(data, bytes) else str(data)
+        if task_id in self._ids:
+            return
+        self._ids[task_id] = at
+        for listener in self.listeners:
+            listener(task_id)
+        while self._ids:  # the oldest come first
+            oldest = next(iter(self._ids))
+            if self._ids[oldest] > time.time() - self._keep_s:
+                break
+            del self._ids[oldest]

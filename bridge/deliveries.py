@@ -1,0 +1,76 @@
+"""What a message is to those who decide its fate, whichever queue it came from."""
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from taskiq import TaskiqMessage
+
+from bridge.errors import BridgeError
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One try of a task."""
+
+    attempt: int = 1
+    """Which one it is."""
+    deadline: float = math.inf
+    """Unix time after which nobody wants the result."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.time()
+
+
+Shortcut = Callable[[TaskiqMessage, Turn], Awaitable[Any]]
+Appetite = Callable[[], int | None]
+"""How many messages in hand can be used; 0: none, pause; None: nobody knows."""
+
+
+class Delivery(Protocol):
+    """One message as its queue delivered it."""
+
+    @property
+    def body(self) -> bytes:
+        """What was sent."""
+        ...
+
+    @property
+    def redelivered(self) -> bool:
+        """It was delivered before, and never acknowledged."""
+        ...
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered, this time included, as far as the queue counts."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Which try of the task it is: one more than the `retry`s behind it."""
+        ...
+
+    @property
+    def sent_at(self) -> float | None:
+        """Unix time at which it was sent, if its sender said so."""
+        ...
+
+    async def ack(self) -> None:
+        """It is dealt with."""
+        ...
+
+    async def retry(self, wait_s: float) -> None:
+        """Let it come back as the next attempt after so many seconds; then it is dealt with."""
+        ...
+
+    async def hand_back(self) -> None:
+        """Put it back into its queue, as if it had not been delivered."""
+        ...
+
+    async def dead_letter(self, reason: BridgeError) -> None:
+        """Put a copy, with the reason, where a person can look at it. It is still in hand."""
+        ...

@@ -1,0 +1,110 @@
+"""What a caller holds of a task that was submitted."""
+
+import asyncio
+from typing import Any, Protocol
+
+from taskiq import TaskiqResult
+
+from bridge.arrays import InferenceResult
+from bridge.errors import ResultTimeoutError
+from bridge.references import own_keys
+from bridge.replies import Waiter
+
+
+class Client(Protocol):
+    """What handles need of `BridgeClient`."""
+
+    async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
+        """Wait until a task has a result."""
+        ...
+
+    async def progress(self, task_id: str) -> dict[str, Any] | None:
+        """A task's last progress report."""
+        ...
+
+    async def cancel(self, task_id: str) -> bool:
+        """Have a task not run."""
+        ...
+
+    async def read_reply(self, reply: dict[str, Any], *, keep: bool = False) -> InferenceResult:
+        """The return value of `ml_inference` as arrays."""
+        ...
+
+
+class TaskHandle:
+    """A submitted task. Keep `task_id` to come back to it: `client.handle(task_id)`."""
+
+    def __init__(self, client: Client, task_id: str, waiter: Waiter | None) -> None:
+        self.task_id = task_id
+        self._client = client
+        self._waiter = waiter
+
+    async def result(self, timeout_s: float | None = None) -> Any:
+        """Wait for the task's return value.
+
+        Args:
+            timeout_s: seconds to wait; None: until it ends.
+
+        Raises:
+            BridgeError: the task ended in it (`TaskFailedError` where it is not of our tree).
+            ResultTimeoutError: it has not ended yet; it goes on, and can be awaited again.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self._client.wait(self.task_id, self._waiter)
+        except TimeoutError:
+            raise ResultTimeoutError(
+                f"task {self.task_id} has no result after {timeout_s:g} s; it is still queued or "
+                "running: are workers up (`mlbridge status`)?"
+            ) from None
+        if result.error is not None:
+            raise result.error
+        return result.return_value
+
+    async def cancel(self) -> bool:
+        """Have the task not run, or stop running.
+
+        Its record then is `TaskCancelledError`, which whoever waits for it gets.
+
+        Returns:
+            False if it has ended already.
+
+        Raises:
+            QueueError: Redis cannot be reached.
+        """
+        return await self._client.cancel(self.task_id)
+
+    async def progress(self) -> dict[str, Any] | None:
+        """What a training task reports: epoch, loss, metric, time left; None before it starts.
+
+        Raises:
+            QueueError: Redis cannot be reached.
+        """
+        return await self._client.progress(self.task_id)
+
+
+class InferenceHandle(TaskHandle):
+    """A submitted inference."""
+
+    _read: InferenceResult | None = None  # what was deleted from the store as it was read
+
+    async def result(
+        self, timeout_s: float | None = None, *, keep: bool = False
+    ) -> InferenceResult:
+        """Wait for the prediction.
+
+        Args:
+            timeout_s: seconds to wait; None: until it ends.
+            keep: leave large outputs in the payload store until they expire, for others to read.
+
+        Raises:
+            BridgeError: as `TaskHandle.result`.
+            PayloadError: a large output cannot be had from the payload store.
+        """
+        if self._read is None:
+            reply = await super().result(timeout_s)
+            result = await self._client.read_reply(reply, keep=keep)
+            if keep or not own_keys(reply["outputs"]):
+                return result
+            self._read = result
+        return self._read

@@ -1,0 +1,67 @@
+"""What a task's labels ask of those who run it.
+
+Enters: labels, as any producer may have written them. Leaves: numbers that can be relied on.
+"""
+
+import math
+from typing import Any
+
+from bridge.errors import InvalidLabelError
+
+DEADLINE = "deadline"
+"""Unix time, in seconds, after which nobody wants the result."""
+TIMEOUT = "timeout"
+"""taskiq's own: seconds that running the task may take."""
+MAX_RETRIES = "max_retries"
+"""taskiq's own: how often a task is tried again after an error that may pass."""
+RETRY_ON_ERROR = "retry_on_error"
+"""taskiq's own: false means never."""
+
+_FALSE = {"false", "0", "no", "off"}
+_MOST_RETRIES = 1000
+
+
+def deadline_of(labels: dict[str, Any]) -> float | None:
+    """The task's own deadline in Unix time, or None.
+
+    Raises:
+        InvalidLabelError: it is no point in time.
+    """
+    return _number(labels, DEADLINE, least=0.0)
+
+
+def timeout_of(labels: dict[str, Any]) -> float | None:
+    """Seconds that the task may run, or None.
+
+    Raises:
+        InvalidLabelError: not a positive number of seconds.
+    """
+    timeout_s = _number(labels, TIMEOUT, least=0.0)
+    if timeout_s == 0:
+        raise InvalidLabelError("label 'timeout' must be more than 0 seconds")
+    return timeout_s
+
+
+def retries_of(labels: dict[str, Any], default: int) -> int:
+    """How often the task may be tried again.
+
+    Raises:
+        InvalidLabelError: not a whole number from 0 on.
+    """
+    if str(labels.get(RETRY_ON_ERROR, "true")).lower() in _FALSE:
+        return 0
+    asked = _number(labels, MAX_RETRIES, least=0.0)
+    return default if asked is None else min(int(asked), _MOST_RETRIES)
+
+
+def _number(labels: dict[str, Any], name: str, least: float) -> float | None:
+    value = labels.get(name)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not least <= number < math.inf:
+        raise InvalidLabelError(f"label {name!r} must be a number from {least:g} on: {value!r:.80}")
+    return number

@@ -1,0 +1,60 @@
+"""Whether the server that everything needs is away. Pure asyncio; knows no protocol.
+
+Enters: how to ask the server whether it is ready. Leaves: the end of the outage, told to all who
+wait for it by one who asks.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger("bridge.outage")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+
+
+class Outage:
+    """Of one server, or of all replicas together."""
+
+    def __init__(self, name: str, ready: Callable[[], Awaitable[bool]]) -> None:
+        """There is none at the start.
+
+        Args:
+            name: of the server, for the log.
+            ready: asks it; must not raise.
+        """
+        self.began_at: float | None = None
+        """`time.monotonic()` when it was first seen; None: all is well."""
+        self._name = name
+        self._ready = ready
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def lasted_s(self) -> float:
+        """For how many seconds it has been away; 0: it is not."""
+        return 0.0 if self.began_at is None else time.monotonic() - self.began_at
+
+    async def over(self) -> None:
+        """Report the server away, and wait until it is ready."""
+        if self._asking is None or self._asking.done():
+            self.began_at = time.monotonic()
+            self._asking = asyncio.create_task(self._ask())
+        await asyncio.shield(self._asking)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        logger.warning("%s is away: nothing is consumed until it is back", self._name)
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            if await self._ready():
+                break
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        logger.warning("%s is back after %.1f s", self._name, self.lasted_s)
+        self.began_at = None

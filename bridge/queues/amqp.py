@@ -1,0 +1,81 @@
+"""One message as RabbitMQ delivered it, for the intake."""
+
+from datetime import datetime
+from typing import Protocol
+
+from aiormq.abc import DeliveredMessage
+
+from bridge.errors import BridgeError
+from bridge.queues.acks import Acknowledger
+from bridge.queues.tiers import ATTEMPTS
+
+
+class Publisher(Protocol):
+    """What puts copies elsewhere; `RabbitMQBroker` is one."""
+
+    async def delay(self, message: DeliveredMessage, wait_s: float, attempt: int) -> None:
+        """Publish a copy, confirmed, that comes back after a while."""
+        ...
+
+    async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
+        """Publish a copy, confirmed, to the dead-letter queue."""
+        ...
+
+
+class AmqpDelivery:
+    """One message of RabbitMQ's."""
+
+    __slots__ = ("_acknowledger", "_message", "_publisher", "body", "redelivered")
+
+    def __init__(
+        self,
+        message: DeliveredMessage,
+        publisher: Publisher,
+        acknowledger: Acknowledger,
+    ) -> None:
+        self.body: bytes = message.body
+        self.redelivered = bool(message.redelivered)
+        self._message = message
+        self._publisher = publisher
+        self._acknowledger = acknowledger
+
+    @property
+    def deliveries(self) -> int:
+        """As quorum queues count them; a classic queue only tells a first from a later one."""
+        return counted(self._message, "x-delivery-count") + 1 if self.redelivered else 1
+
+    @property
+    def attempt(self) -> int:
+        """As our own header counts."""
+        return max(1, counted(self._message, ATTEMPTS))
+
+    @property
+    def sent_at(self) -> float | None:
+        """AMQP's `timestamp`."""
+        timestamp = self._message.header.properties.timestamp
+        return timestamp.timestamp() if isinstance(timestamp, datetime) else None
+
+    async def ack(self) -> None:
+        """Acknowledge with one of the next frames."""
+        if self._message.delivery_tag is not None:
+            self._acknowledger.done(self._message.delivery_tag)
+
+    async def retry(self, wait_s: float) -> None:
+        """Publish a copy to a delay queue, wait for its confirmation, acknowledge."""
+        await self._publisher.delay(self._message, wait_s, self.attempt + 1)
+        await self.ack()
+
+    async def hand_back(self) -> None:
+        """Have RabbitMQ put it back."""
+        if self._message.delivery_tag is not None:
+            await self._acknowledger.hand_back(self._message.delivery_tag)
+
+    async def dead_letter(self, reason: BridgeError) -> None:
+        """Publish a copy to the dead-letter queue, and wait for its confirmation."""
+        await self._publisher.dead_letter(self._message, reason)
+
+
+def counted(message: DeliveredMessage, header: str) -> int:
+    """A number from the headers; 0 if there is none, as anybody may write there."""
+    value = (message.header.properties.headers or {}).get(header)
+    return value if isinstance(value, int) else 0

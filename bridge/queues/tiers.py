@@ -1,0 +1,96 @@
+"""Messages that come back later: one queue for each delay, so that none waits behind another.
+
+Enters: a delivery and a wait. Leaves: a confirmed copy in a queue whose messages all live equally
+long, after which RabbitMQ moves them to the queue from which they came (`x-message-ttl` and
+`x-dead-letter-routing-key`; "at-least-once" dead lettering where the queue is a quorum queue).
+"""
+
+import bisect
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractConnection, AbstractExchange
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import DeliveryError
+from taskiq_aio_pika.queue import QueueType
+
+from bridge.errors import QueueError
+
+ATTEMPTS = "x-bridge-attempts"
+"""Header: which try of the task this message is; 1 where it is missing."""
+
+TIERS_S = (1, 2, 4, 8, 16, 32, 64)
+"""The delays there are, in seconds. Waits between them are rounded up."""
+
+
+class Tiers:
+    """The delay queues of one queue; each is declared when it is first needed."""
+
+    def __init__(self, queue: str, kind: QueueType) -> None:
+        self._queue = queue
+        self._arguments: dict[str, Any] = {
+            "x-queue-type": kind.value,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": queue,
+        }
+        if kind is QueueType.QUORUM:
+            self._arguments |= {
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",  # which that strategy asks for
+            }
+        self._declared: set[int] = set()
+
+    async def publish(
+        self,
+        connection: AbstractConnection,
+        exchange: AbstractExchange,
+        message: DeliveredMessage,
+        *,
+        wait_s: float,
+        attempt: int,
+    ) -> None:
+        """Put a copy of a delivery, as its next attempt, where it waits; returns when confirmed.
+
+        Args:
+            connection: for declaring.
+            exchange: RabbitMQ's default one, on a channel with confirmations.
+            message: the delivery; the caller acknowledges it afterwards.
+            wait_s: seconds; more than the longest tier means the longest.
+            attempt: which try the copy is.
+
+        Raises:
+            QueueError: RabbitMQ does not take it.
+        """
+        tier = TIERS_S[min(bisect.bisect_left(TIERS_S, wait_s), len(TIERS_S) - 1)]
+        properties = message.header.properties
+        copy = aio_pika.Message(
+            message.body,
+            headers={**(properties.headers or {}), ATTEMPTS: attempt},
+            content_type=properties.content_type,
+            priority=properties.priority,
+            timestamp=properties.timestamp,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        for _ in range(2):
+            if tier not in self._declared:
+                await self._declare(connection, tier)
+            try:
+                await exchange.publish(copy, routing_key=self._name(tier))
+            except DeliveryError:
+                self._declared.discard(tier)  # somebody deleted it
+            else:
+                return
+        raise QueueError(f"RabbitMQ does not take messages into {self._name(tier)}")
+
+    async def _declare(self, connection: AbstractConnection, tier: int) -> None:
+        # On a channel of its own: one that is refused closes its channel.
+        async with connection.channel() as channel:
+            await channel.declare_queue(
+                self._name(tier),
+                durable=True,
+                arguments={**self._arguments, "x-message-ttl": tier * 1000},
+            )
+        self._declared.add(tier)
+
+    def _name(self, tier: int) -> str:
+        return f"{self._queue}.delay.{tier}s"

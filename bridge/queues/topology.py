@@ -1,0 +1,104 @@
+"""What exists on RabbitMQ already, and what is done about it: it is used as it is.
+
+What we declare is exactly what a stock `AioPikaBroker` declares for the same names, so that
+either side may come first.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import make_url
+from pamqp.common import FieldTable
+from taskiq_aio_pika.exchange import Exchange
+from taskiq_aio_pika.queue import Queue
+
+logger = logging.getLogger("bridge.queues")
+
+_CONNECT_S = 10.0
+_Refusal = (
+    aiormq.exceptions.ChannelPreconditionFailed,
+    aiormq.exceptions.ChannelAccessRefused,
+)
+
+
+async def connect(url: str) -> AbstractConnection:
+    """A plain connection, for a question; close it. One that fails is closed here.
+
+    Raises:
+        OSError, AMQPError: as aio-pika's own `connect`, which leaves a failed one to the
+            collector, with a coroutine that nobody awaits.
+    """
+    connection = aio_pika.Connection(make_url(url))
+    try:
+        await connection.connect(timeout=_CONNECT_S)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def find(
+    url: str, exchange: Exchange, queue: Queue, letters: Queue
+) -> tuple[Exchange, Queue, Queue]:
+    """Declare exchange, queue and dead-letter queue; mark what is refused "not to be declared".
+
+    A warning then names what was found and the remedy; the queue is bound all the same.
+
+    Args:
+        url: of RabbitMQ.
+        exchange: as we would declare it.
+        queue: likewise, with `letters` for its dead letters.
+        letters: likewise.
+    """
+
+    async def declare_exchange(channel: AbstractChannel) -> None:
+        await channel.declare_exchange(exchange.name, exchange.type, durable=exchange.durable)
+
+    async def declare_letters(channel: AbstractChannel) -> None:
+        arguments: FieldTable = {"x-queue-type": letters.type.value}
+        await channel.declare_queue(letters.name, durable=letters.durable, arguments=arguments)
+
+    async def declare_queue(channel: AbstractChannel) -> None:
+        arguments: FieldTable = {
+            "x-queue-type": queue.type.value,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": letters.name,
+        }
+        await channel.declare_queue(queue.name, durable=queue.durable, arguments=arguments)
+
+    connection = await connect(url)
+    async with connection:
+        if not await _declared(connection, declare_exchange, "exchange"):
+            exchange = replace(exchange, declare=False)
+        if not await _declared(connection, declare_letters, "queue"):
+            letters = replace(letters, declare=False)
+        if not await _declared(connection, declare_queue, "queue"):
+            queue = replace(queue, declare=False)
+            found = await (await connection.channel()).get_queue(queue.name)
+            await found.bind(exchange.name, queue.routing_key)
+    return exchange, queue, letters
+
+
+async def _declared(
+    connection: AbstractConnection,
+    declare: Callable[[AbstractChannel], Awaitable[Any]],
+    what: str,
+) -> bool:
+    # A refused declaration closes its channel: each has one of its own.
+    try:
+        await declare(await connection.channel())
+    except _Refusal as refusal:
+        logger.warning(
+            "RabbitMQ has another %s than this would declare, and it is used as it is (%s). To "
+            "get ours, drain and delete it; to keep it without this warning, set "
+            "TASKIQ_ML_EXCHANGE_TYPE or TASKIQ_ML_QUEUE_TYPE to what it is.",
+            what,
+            refusal,
+        )
+        return False
+    return True
