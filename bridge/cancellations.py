@@ -6,23 +6,18 @@ that nothing is computed any more.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from taskiq import TaskiqResult
 
+from bridge.channels import listen
 from bridge.errors import TaskCancelledError
 from bridge.messages import encode_result
 
 _KEY, _CHANNEL = "bridge:cancelled", "bridge:cancel"
-_AGAIN_S = 0.5
-_REREAD_S = 10.0
-
-logger = logging.getLogger("bridge.cancellations")
 
 
 def cancelled_record() -> bytes:
@@ -80,7 +75,9 @@ class Cancellations:
     def start(self) -> None:
         """Begin to listen, in the background."""
         if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
+            self._listening = asyncio.create_task(
+                listen(self._redis, _CHANNEL, self._told, self._read)
+            )
 
     async def close(self) -> None:
         """Stop listening."""
@@ -89,28 +86,15 @@ class Cancellations:
             await asyncio.gather(self._listening, return_exceptions=True)
             self._listening = None
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with self._redis.pubsub() as channel:
-                    await channel.subscribe(_CHANNEL)
-                    while True:
-                        message = await channel.get_message(timeout=_REREAD_S)
-                        if message is not None and message["type"] == "message":
-                            self._heard(message["data"], time.time())
-                        else:  # just subscribed, or silent for so long that it may be broken
-                            await self._read()
-            except (RedisError, OSError) as error:
-                logger.info("not hearing of cancelled tasks, trying again: %s", error)
-            await asyncio.sleep(_AGAIN_S)
-
     async def _read(self) -> None:
         known: Any = await self._redis.zrange(_KEY, 0, -1, withscores=True)
         for task_id, at in known:
-            self._heard(task_id, at)
+            self._heard(task_id.decode(errors="replace"), at)
 
-    def _heard(self, data: Any, at: float) -> None:
-        task_id = data.decode(errors="replace") if isinstance(data, bytes) else str(data)
+    async def _told(self, task_id: str) -> None:
+        self._heard(task_id, time.time())
+
+    def _heard(self, task_id: str, at: float) -> None:
         if task_id in self._ids:
             return
         self._ids[task_id] = at

@@ -38,6 +38,7 @@ from bridge.settings import Settings
 logger = logging.getLogger("bridge.intake")
 
 _AGAIN_S = 1.0
+_CLOCKS_S = 0.1  # a timer, which has another clock, may go off a little before the deadline
 _EXPIRED = "the task's deadline passed before it ended"
 
 
@@ -47,8 +48,6 @@ class Intake:
     def __init__(self, broker: AsyncBroker, results: RedisResults, settings: Settings) -> None:
         self.shortcuts: dict[str, Shortcut] = {}
         """Task name -> what runs it here; arguments are checked by the shortcut itself."""
-        self.handed_back = 0
-        """Messages that go back to their queue because this process stops."""
         self.cancelled = results.cancellations
         self.cancelled.listeners.append(self._stop)
         self._broker = broker
@@ -89,20 +88,22 @@ class Intake:
             self._running.discard(task)
         return True
 
-    async def drain(self, timeout_s: float) -> int:
-        """Wait for what runs; give up what still does after `timeout_s` seconds.
+    async def drain(self) -> None:
+        """Wait for what runs; give up what still does when the time for it is over.
 
-        Returns:
-            How many were given up. They stay unacknowledged: the queue delivers them again.
+        What is given up stays unacknowledged, and its queue delivers it again.
         """
         if self._running:
-            await asyncio.wait(self._running, timeout=timeout_s)
+            await asyncio.wait(self._running, timeout=self._settings.bridge_drain_timeout_s)
         left = [task for task in self._running if not task.done()]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        self.handed_back += len(left)
-        return len(left)
+        if left:
+            logger.warning("%d tasks did not end in time; they go back to the queue", len(left))
+            if self._settings.bridge_drain_report is not None:
+                with self._settings.bridge_drain_report.open("a") as report:
+                    report.write(f"{len(left)}\n")
 
     def _read(self, delivery: Delivery) -> TaskiqMessage | BridgeError:
         try:
@@ -207,7 +208,7 @@ class Intake:
             task.uncancel()
             return None, TaskCancelledError("the task was cancelled while it ran")
         except InferenceTimeoutError as error:
-            return None, TaskExpiredError(_EXPIRED) if turn.left_s <= 0 else error
+            return None, TaskExpiredError(_EXPIRED) if turn.left_s < _CLOCKS_S else error
         except BridgeError as error:
             logger.info("task %s (%s): %s", message.task_id, message.task_name, error)
             return None, error

@@ -127,6 +127,11 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         await pending.saved
 
     @property
+    def redis(self) -> Redis:
+        """The connections, for what else a worker does in Redis."""
+        return self._redis
+
+    @property
     def waiting(self) -> int:
         """Results that Redis has not taken yet."""
         return len(self._pending)

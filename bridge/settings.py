@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     """A message that was delivered more often without an end is dead-lettered."""
     bridge_drain_timeout_s: float = Field(default=25.0, ge=0)
     """Seconds that a stopping worker may take to finish what it has in hand."""
+    bridge_drain_report: Path | None = None
+    """Where a worker process that stops writes how many messages it did not finish; set by
+    `mlbridge worker` itself."""
 
     rabbitmq_host: str = "localhost"
     rabbitmq_port: int = 5672

@@ -6,8 +6,6 @@ gRPC with Triton's model-repository extension, from tritonclient's generated stu
 """
 
 import asyncio
-import logging
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -47,8 +45,6 @@ _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
 
-logger = logging.getLogger("bridge.triton")
-
 # Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
 # Keepalive stays at gRPC's default, as Triton answers faster pings with GOAWAY.
 _CHANNEL_OPTIONS = [
@@ -67,7 +63,6 @@ _NOT_READY = (
     "could not be loaded (`mlbridge models` says which)"
 )
 _REFUSED = "Triton refused the request for {model}: {text}"
-_REVIVE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +124,8 @@ class TritonClient:
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
-        self._reviving: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.on_crash: Callable[[str, str], None] = lambda _address, _name: None
+        """Called with server and model whose process died; see `reload`."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -145,8 +141,6 @@ class TritonClient:
 
     async def close(self) -> None:
         """Close every channel."""
-        for reviving in [*self._reviving.values()]:
-            reviving.cancel()
         await self._servers.close()
         for server in self._servers:
             await server.channel.close()
@@ -247,6 +241,34 @@ class TritonClient:
             await self._call(server, server.stub.RepositoryModelUnload, request, name)
         self._forget(name)
 
+    async def reload(self, address: str, name: str) -> bool:
+        """Unload and load a model on one server: a crashed one does not come back by itself.
+
+        Args:
+            address: one of ours; of another server nothing is known.
+            name: a model that the server takes for ready.
+
+        Returns:
+            Whether there was such a server and model.
+
+        Raises:
+            TritonError: the server refused.
+        """
+        for server in self._servers:
+            request = service_pb2.RepositoryIndexRequest(ready=True)
+            if server.address != address:
+                continue
+            index = await self._call(server, server.stub.RepositoryIndex, request, name)
+            if name not in {model.name for model in index.models}:
+                continue
+            for method, request in (
+                (server.stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest),
+                (server.stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest),
+            ):
+                await self._call(server, method, request(model_name=name), name, _LOAD_S)
+            return True
+        return False
+
     async def index(self) -> list[ModelState]:
         """Every model version that one server knows of, served or not.
 
@@ -304,40 +326,21 @@ class TritonClient:
                 if isinstance(failure, TritonUnavailableError):
                     self._servers.take_out(server)
                 elif isinstance(failure, BackendCrashedError):
-                    self._revive(server, name)
+                    self.on_crash(server.address, name)
                 elif not isinstance(failure, (UnknownModelError, *_BUSY)):
                     break
         raise failure or TritonUnavailableError("no Triton address is given")
 
-    def _revive(self, server: _Server, name: str) -> None:
-        """Have a model reloaded whose process died: Triton does not start that again by itself.
-
-        Several workers may see it at once: each waits a little, and then only if need be.
-        """
-        if (server.address, name) in self._reviving:
-            return
-        task = asyncio.create_task(self._reload(server, name))
-        self._reviving[server.address, name] = task
-        task.add_done_callback(lambda _: self._reviving.pop((server.address, name)))
-
-    async def _reload(self, server: _Server, name: str) -> None:
-        await asyncio.sleep(random.uniform(0.0, _REVIVE_WITHIN_S))  # noqa: S311
-        unload = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-        load = service_pb2.RepositoryModelLoadRequest(model_name=name)
-        try:
-            await server.stub.RepositoryModelUnload(unload, timeout=_QUICK_S, metadata=self._admin)
-            await server.stub.RepositoryModelLoad(load, timeout=_LOAD_S, metadata=self._admin)
-        except grpc.aio.AioRpcError as error:
-            failure = _translated(error, server.address, name)
-            logger.error("model %r has crashed, and cannot be reloaded: %s", name, failure)  # noqa: TRY400
-        else:
-            logger.warning("model %r had crashed in Triton at %s: reloaded", name, server.address)
-
     async def _call(
-        self, server: _Server, method: Callable[..., Any], request: Any, name: str
+        self,
+        server: _Server,
+        method: Callable[..., Any],
+        request: Any,
+        name: str,
+        timeout_s: float = _QUICK_S,
     ) -> Any:
         try:
-            return await method(request, timeout=_QUICK_S, metadata=self._admin)
+            return await method(request, timeout=timeout_s, metadata=self._admin)
         except grpc.aio.AioRpcError as error:
             raise _translated(error, server.address, name) from None
 

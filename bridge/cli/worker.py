@@ -35,8 +35,21 @@ def worker(
             min=1, help="Worker processes. Default: ML_WORKER_COUNT for inference, 1 for training."
         ),
     ] = None,
+    drain_timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            "--drain-timeout",
+            min=0.0,
+            metavar="SECONDS",
+            help="After a stop, how long to finish what is in hand. Default: "
+            "BRIDGE_DRAIN_TIMEOUT_S, 25.",
+        ),
+    ] = None,
 ) -> None:
     """Serve one queue until SIGTERM or Ctrl-C.
+
+    A stop takes no new messages and finishes what is in hand. Exit code 75 says that something
+    was not finished in time and went back to its queue, where another worker takes it.
 
     The queue is reached for once before the processes start, so that a wrong address or password
     is one clear sentence.
@@ -46,5 +59,10 @@ def worker(
     settings = load_settings()
     asyncio.run(_check_queue(settings, pool))
     count = workers or (settings.ml_worker_count if pool is Pool.INFERENCE else 1)
-    command = worker_command(pool.value, count)
+    if drain_timeout_s is None:
+        drain_timeout_s = settings.bridge_drain_timeout_s
+    os.environ["BRIDGE_DRAIN_TIMEOUT_S"] = str(drain_timeout_s)
+    command = worker_command(
+        pool.value, count, drain_timeout_s=drain_timeout_s, run="bridge.cli.pool"
+    )
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, our own arguments

@@ -16,7 +16,7 @@ class Server(ABC):
 
     name: ClassVar[str]
     start_timeout_s: ClassVar[float] = 60.0
-    stop_timeout_s: ClassVar[float] = 10.0
+    stop_timeout_s: float = 10.0
     remedy: ClassVar[str] = "See the log."
 
     def __init__(self, state: StateFolder, name: str | None = None) -> None:

@@ -9,25 +9,30 @@ from typing import Literal
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.errors import RuntimeStartError
+from bridge.settings import load_settings
 
 WorkerKind = Literal["inference", "training"]
 
-DRAIN_TIMEOUT_S = 30
-"""How long a worker may finish what it runs after it was told to stop."""
+_MARGIN_S = 5
+"""So much longer than a worker's own drain timeout taskiq waits before it gives up."""
 
 _LISTENING = b"Listening started."
 _DIED = b"is dead. Scheduling reload."
 _OWN_ERROR = re.compile(rb"^bridge\.errors\.(\w+: .*)$", re.MULTILINE)
 
 
-def worker_command(kind: WorkerKind, workers: int) -> list[str]:
-    """The command of a worker pool; `mlbridge worker` runs the same.
+def worker_command(
+    kind: WorkerKind, workers: int, *, drain_timeout_s: float, run: str = "taskiq worker"
+) -> list[str]:
+    """The command of a worker pool.
 
     `-P` keeps the working folder off sys.path: a folder named `triton` there breaks torch.
 
     Args:
         kind: which queue it serves.
         workers: number of processes.
+        drain_timeout_s: what the workers' BRIDGE_DRAIN_TIMEOUT_S will be.
+        run: a module that takes `taskiq worker`'s arguments.
     """
     module, flags = {
         "inference": ("bridge.broker:broker", ["bridge.tasks.inference"]),
@@ -38,9 +43,9 @@ def worker_command(kind: WorkerKind, workers: int) -> list[str]:
         ),
     }[kind]
     return [
-        *(sys.executable, "-P", "-m", "taskiq", "worker", module, *flags),
+        *(sys.executable, "-P", "-m", *run.split(), module, *flags),
         *("--workers", str(workers)),
-        *("--wait-tasks-timeout", str(DRAIN_TIMEOUT_S)),
+        *("--wait-tasks-timeout", str(drain_timeout_s + _MARGIN_S)),
     ]
 
 
@@ -57,7 +62,6 @@ class WorkerPool(Server):
 
     name = "worker"
     start_timeout_s = 120.0
-    stop_timeout_s = DRAIN_TIMEOUT_S + 10.0
     remedy = "Its log says why."
 
     def __init__(
@@ -71,9 +75,13 @@ class WorkerPool(Server):
         self.workers = workers
         self._kind = kind
         self._variables = environment
+        settings = load_settings()
+        drain_s = environment.get("BRIDGE_DRAIN_TIMEOUT_S") or settings.bridge_drain_timeout_s
+        self._drain_timeout_s = float(drain_s)
+        self.stop_timeout_s = self._drain_timeout_s + _MARGIN_S + 10.0
 
     def _command(self) -> list[str]:
-        return worker_command(self._kind, self.workers)
+        return worker_command(self._kind, self.workers, drain_timeout_s=self._drain_timeout_s)
 
     def _environment(self) -> dict[str, str]:
         # Unlike a server, a worker may run what the user has installed, with its variables.

@@ -50,7 +50,6 @@ class RabbitMQBroker(AioPikaBroker):
         self._acknowledger: Acknowledger | None = None
         self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
         self._with_taskiq = 0
-        self._drain_timeout_s = settings.bridge_drain_timeout_s
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
         kind = QueueType(settings.taskiq_ml_queue_type)
@@ -65,7 +64,7 @@ class RabbitMQBroker(AioPikaBroker):
             dead_letter_queue=Queue(name=f"{queue}.dead_letter", type=kind),
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
-        self.result_backend = results
+        self.result_backend = self.results = results
         self.formatter = Formatter()
         self.intake = Intake(self, results, settings)
         self._tiers = Tiers(queue, kind)
@@ -124,9 +123,7 @@ class RabbitMQBroker(AioPikaBroker):
             consuming.cancel()
             await asyncio.gather(consuming, return_exceptions=True)
             await consumer.cancel()
-            left = await self.intake.drain(self._drain_timeout_s)
-            if left:
-                logger.warning("%d tasks did not end in time; they will be delivered again", left)
+            await self.intake.drain()
             if self._acknowledger is not None:
                 await self._acknowledger.flush()
 

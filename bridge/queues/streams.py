@@ -73,12 +73,11 @@ class StreamBroker(RedisStreamBroker):
             idle_timeout=60_000 if prefetch > 1 else _WEEK_MS,
             unacknowledged_lock_timeout=30.0,
         )
-        self.result_backend = results
+        self.result_backend = self.results = results
         self.formatter = Formatter()
         self.intake = Intake(self, results, settings)
         self.appetite: Appetite | None = None
         self._prefetch = prefetch
-        self._drain_timeout_s = settings.bridge_drain_timeout_s
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Consume: the intake deals with each entry, taskiq's receiver gets what is left.
@@ -119,7 +118,7 @@ class StreamBroker(RedisStreamBroker):
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await self.intake.drain(self._drain_timeout_s)
+            await self.intake.drain()
 
     async def dead_letter(self, body: bytes, reason: BridgeError) -> None:
         """Add an entry with the reason to the dead-letter stream."""

@@ -19,6 +19,7 @@ from taskiq_redis.exceptions import ResultIsMissingError
 
 from bridge.batcher import Batcher
 from bridge.broker import broker, settings, training_broker
+from bridge.crashes import report
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
 from bridge.inference import Inference, Request
@@ -50,6 +51,14 @@ async def connect(state: TaskiqState) -> None:
 
     broker.appetite = appetite
     loop = asyncio.get_running_loop()
+    telling: set[asyncio.Task[None]] = set()
+
+    def crashed(address: str, model: str) -> None:
+        task = loop.create_task(report(broker.results.redis, address, model))
+        telling.add(task)
+        task.add_done_callback(telling.discard)
+
+    triton.on_crash = crashed
 
     def let_go(_task_id: str) -> None:
         loop.call_later(_LETTING_GO_S, batcher.drop_abandoned)

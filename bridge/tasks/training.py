@@ -8,6 +8,7 @@ from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
+from bridge.crashes import repair
 from bridge.errors import InvalidTrainingRequestError, TaskCancelledError
 from bridge.training.request import parse_request
 from bridge.training.run import train
@@ -23,6 +24,8 @@ async def connect(state: TaskiqState) -> None:
     """One Triton client for the life of the process, made after taskiq's fork."""
     state.triton = TritonClient.from_settings(settings)
     training_broker.intake.cancelled.listeners.append(_stop)
+    redis = training_broker.results.redis
+    state.repair = asyncio.create_task(repair(redis, state.triton))
 
 
 def _stop(task_id: str) -> None:
@@ -34,6 +37,7 @@ def _stop(task_id: str) -> None:
 @training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
 async def disconnect(state: TaskiqState) -> None:
     """Close what `connect` opened."""
+    state.repair.cancel()
     await state.triton.close()
 
 

@@ -17,11 +17,11 @@ from bridge.settings import Settings
 
 
 def test_the_commands_are_taskiqs_own() -> None:
-    inference = worker_command("inference", 3)
+    inference = worker_command("inference", 3, drain_timeout_s=25)
     assert inference[:5] == [sys.executable, "-P", "-m", "taskiq", "worker"]
     assert inference[5:7] == ["bridge.broker:broker", "bridge.tasks.inference"]
     assert inference[inference.index("--workers") + 1] == "3"
-    training = worker_command("training", 1)
+    training = worker_command("training", 1, drain_timeout_s=25)
     assert training[5:7] == ["bridge.broker:training_broker", "bridge.tasks.training"]
     assert training[training.index("--max-async-tasks") + 1] == "1"
 

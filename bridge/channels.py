@@ -1,0 +1,54 @@
+"""Hear what is published on a channel of Redis, for as long as one listens.
+
+Enters: a connection, a channel. Leaves: messages as text. A broken connection is made again; what
+was published meanwhile is lost, so that a listener is told when to look for itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+_AGAIN_S = 0.5
+_SILENCE_S = 10.0
+
+logger = logging.getLogger("bridge.channels")
+
+
+async def listen(
+    redis: Redis,
+    channel: str,
+    heard: Callable[[str], Awaitable[None]],
+    unsure: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Listen until cancelled.
+
+    Args:
+        redis: connections are taken from its pool.
+        channel: its name.
+        heard: called with each message, one after the other.
+        unsure: called when something may have been missed: after subscribing, and after each ten
+            seconds of silence.
+    """
+    while True:
+        try:
+            async with redis.pubsub() as subscription:
+                await subscription.subscribe(channel)
+                while True:
+                    message = await subscription.get_message(timeout=_SILENCE_S)
+                    if message is not None and message["type"] == "message":
+                        await heard(message["data"].decode(errors="replace"))
+                    elif unsure is not None:
+                        await unsure()
+        except (RedisError, OSError) as error:
+            logger.info("not hearing %s, trying again: %s", channel, error)
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def tell(redis: Redis, channel: str, message: str) -> None:
+    """Publish, if Redis is there: who must not miss it looks for himself."""
+    with contextlib.suppress(RedisError, OSError):
+        await redis.publish(channel, message)
