@@ -10,6 +10,7 @@ from bridge import __version__
 from bridge.cli.bench import bench
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
+from bridge.cli.dlq import dlq
 from bridge.cli.infer import infer
 from bridge.cli.output import errors
 from bridge.cli.status import models, status
@@ -58,6 +59,7 @@ app.command()(status)
 app.command()(models)
 app.command()(bench)
 app.add_typer(datasets, name="datasets")
+app.add_typer(dlq, name="dlq")
 
 
 def main() -> None:
