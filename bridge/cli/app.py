@@ -11,6 +11,7 @@ from bridge.cli.bench import bench
 from bridge.cli.cancel import cancel
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
+from bridge.cli.dlq import dlq
 from bridge.cli.infer import infer
 from bridge.cli.output import errors
 from bridge.cli.status import models, status
@@ -60,6 +61,7 @@ app.command()(status)
 app.command()(models)
 app.command()(bench)
 app.add_typer(datasets, name="datasets")
+app.add_typer(dlq, name="dlq")
 
 
 def main() -> None:

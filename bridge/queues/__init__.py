@@ -4,14 +4,19 @@ Enters: settings. Leaves: taskiq brokers, one for each queue, as taskiq's severa
 broker lose messages that carry no queue label.
 """
 
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 from bridge.queues.depths import QueueDepth, queue_depths
+from bridge.queues.letters import Letters
+from bridge.queues.rabbit_letters import rabbit_letters
 from bridge.queues.rabbitmq import RabbitMQBroker
+from bridge.queues.stream_letters import stream_letters
 from bridge.queues.streams import StreamBroker
 from bridge.settings import Settings
 
-__all__ = ["Broker", "Kind", "QueueDepth", "build_broker", "queue_depths"]
+__all__ = ["Broker", "Kind", "QueueDepth", "build_broker", "open_letters", "queue_depths"]
 
 Kind = Literal["inference", "training"]
 Broker = RabbitMQBroker | StreamBroker
@@ -37,3 +42,25 @@ def build_broker(settings: Settings, kind: Kind) -> Broker:
     if settings.bridge_queue == "rabbitmq":
         return RabbitMQBroker(settings, queue, routing_key, prefetch)
     return StreamBroker(settings, queue, prefetch)
+
+
+def open_letters(
+    settings: Settings, kinds: Iterable[Kind]
+) -> AbstractAsyncContextManager[list[Letters]]:
+    """The dead letters of one or both queues, held until the block ends.
+
+    Args:
+        settings: where the queues are.
+        kinds: which queues.
+
+    Raises:
+        QueueError: their server cannot be reached, or went away.
+    """
+    known: dict[Kind, tuple[str, str]] = {
+        "inference": (settings.taskiq_ml_queue, ""),
+        "training": (settings.taskiq_ml_training_queue, "t"),
+    }
+    queues = [known[kind] for kind in kinds]
+    if settings.bridge_queue == "rabbitmq":
+        return rabbit_letters(settings, queues)
+    return stream_letters(settings, queues)

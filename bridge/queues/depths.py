@@ -7,7 +7,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from bridge.errors import QueueError
-from bridge.queues.topology import connect
+from bridge.queues.letters import SUFFIX
+from bridge.queues.reach import reach_rabbitmq
 from bridge.settings import Settings
 
 
@@ -29,18 +30,12 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     names = [
         name
         for queue in (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
-        for name in (queue, f"{queue}.dead_letter")
+        for name in (queue, f"{queue}{SUFFIX}")
     ]
     if settings.bridge_queue == "redis-streams":
         return await _stream_depths(settings, names)
     depths = []
-    try:
-        connection = await connect(settings.rabbitmq_url)
-    except (OSError, aiormq.exceptions.AMQPError) as error:
-        raise QueueError(
-            f"cannot use RabbitMQ at {settings.rabbitmq_shown} ({type(error).__name__}: {error})"
-        ) from None
-    async with connection:
+    async with reach_rabbitmq(settings) as connection:
         for name in names:
             channel = await connection.channel()
             try:

@@ -6,10 +6,11 @@ from typer.testing import CliRunner
 from bridge import __version__
 from bridge.cli.app import app
 
-COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "bench", "datasets"]
+GROUPS = {"datasets": ("list", "show", "add"), "dlq": ("list", "show", "replay", "purge")}
+COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "bench", *GROUPS]
 WITH_EXAMPLE = [
-    *([name] for name in COMMANDS if name != "datasets"),
-    *(["datasets", name] for name in ("list", "show", "add")),
+    *([name] for name in COMMANDS if name not in GROUPS),
+    *([group, name] for group, names in GROUPS.items() for name in names),
 ]
 
 
