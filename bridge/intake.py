@@ -18,8 +18,13 @@ from typing import Any, Protocol
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
 
-from bridge.errors import BridgeError, MalformedMessageError, UnknownTaskError
-from bridge.messages import encode_result
+from bridge.errors import (
+    BridgeError,
+    MalformedMessageError,
+    MessageTooLargeError,
+    UnknownTaskError,
+)
+from bridge.messages import encode_result, read_labels
 from bridge.results import REPLY_TO, RedisResults
 
 logger = logging.getLogger("bridge.intake")
@@ -94,16 +99,12 @@ class Intake:
     async def _take(self, delivery: Delivery) -> bool:
         try:
             message = self._broker.formatter.loads(delivery.body)
-            message.parse_labels()
+            read_labels(message)
             if self._results.refuses(message.task_id):
                 raise MalformedMessageError("task_id cannot be the key of a result")  # noqa: TRY301
-        except (MalformedMessageError, ValueError, TypeError) as error:
+        except (MalformedMessageError, MessageTooLargeError) as error:
             logger.warning("dead-lettered a message that is no task: %s", error)
-            await delivery.dead_letter(
-                error
-                if isinstance(error, MalformedMessageError)
-                else MalformedMessageError(f"labels cannot be read: {error}"[:200])
-            )
+            await delivery.dead_letter(error)
             return True
         if delivery.redelivered and await self._results.is_result_ready(message.task_id):
             await delivery.ack()  # it ended, and only its acknowledgement was lost

@@ -110,7 +110,7 @@ class RabbitMQBroker(AioPikaBroker):
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = results
-        self.formatter = Formatter()
+        self.formatter = Formatter(settings.bridge_max_message_bytes)
         self.intake = Intake(self, results)
 
     async def kick(self, message: BrokerMessage) -> None:

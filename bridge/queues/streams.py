@@ -63,7 +63,7 @@ class StreamBroker(RedisStreamBroker):
             unacknowledged_lock_timeout=30.0,
         )
         self.result_backend = results
-        self.formatter = Formatter()
+        self.formatter = Formatter(settings.bridge_max_message_bytes)
         self.intake = Intake(self, results)
         self._prefetch = prefetch
         self._drain_timeout_s = settings.bridge_drain_timeout_s
