@@ -21,6 +21,7 @@ from bridge.errors import (
     ResultTooLargeError,
     TaskFailedError,
     error_class,
+    error_text,
 )
 from bridge.wire import is_json, pack, unpack
 
@@ -221,13 +222,9 @@ def _unpacked(data: bytes, *, bounded: bool = False) -> Any:
 
 def _error_fields(error: BaseException) -> dict[str, Any]:
     """An exception in the layout of taskiq's `ExceptionRepr`, its message as one text."""
-    text = str(error)
-    if len(text) > _MOST_ERROR_TEXT:
-        text = f"{text[:_MOST_ERROR_TEXT]}... ({len(text):,} characters)"
     return {
         "exc_type": type(error).__qualname__,
-        # Half a character (a lone surrogate) has no UTF-8.
-        "exc_message": [text.encode("utf-8", "backslashreplace").decode()],
+        "exc_message": [error_text(error, _MOST_ERROR_TEXT)],
         "exc_module": type(error).__module__,
         "exc_cause": None,
         "exc_context": None,

@@ -22,11 +22,12 @@ from taskiq_aio_pika import AioPikaBroker
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
-from bridge.errors import BridgeError, QueueError
+from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
 from bridge.queues.consumer import Consumer
+from bridge.queues.headers import bear_with_headers, letter_headers
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -34,6 +35,7 @@ logger = logging.getLogger("bridge.queues")
 
 _CONNECT_S = 10.0
 _PUBLISH_S = 30.0
+_MOST_DELIVERIES = 2**31  # a count that is none came from the publisher
 _Refusal = (
     aiormq.exceptions.ChannelPreconditionFailed,
     aiormq.exceptions.ChannelAccessRefused,
@@ -92,6 +94,7 @@ class RabbitMQBroker(AioPikaBroker):
     """
 
     def __init__(self, settings: Settings, queue: str, routing_key: str, prefetch: int) -> None:
+        bear_with_headers()
         self._acknowledger: Acknowledger | None = None
         self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
         self._drain_timeout_s = settings.bridge_drain_timeout_s
@@ -188,20 +191,22 @@ class RabbitMQBroker(AioPikaBroker):
         if self.write_channel is None:
             raise QueueError("start the broker before dead-lettering")
         properties = message.header.properties
-        headers = dict(properties.headers or {})
-        delivered_before = headers.get("x-delivery-count")
-        headers |= {
-            "x-bridge-reason": str(reason)[:1000],
+        delivered_before = (properties.headers or {}).get("x-delivery-count")
+        if type(delivered_before) is not int or not 0 <= delivered_before < _MOST_DELIVERIES:
+            delivered_before = 0
+        ours = {
+            "x-bridge-reason": error_text(reason, 1000),
             "x-bridge-error": type(reason).__name__,
             "x-bridge-queue": self._task_queues[0].name,
             "x-bridge-time": datetime.now(UTC),
-            "x-bridge-attempts": delivered_before + 1 if isinstance(delivered_before, int) else 1,
+            "x-bridge-attempts": delivered_before + 1,
         }
         await self.write_channel.default_exchange.publish(
             aio_pika.Message(
                 message.body,
-                headers=headers,
+                headers=letter_headers(properties.headers, ours),
                 content_type=properties.content_type,
+                content_encoding=properties.content_encoding,
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             ),
             routing_key=self._dead_letter_queue.name,

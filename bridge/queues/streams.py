@@ -10,7 +10,7 @@ from taskiq import AckableMessage
 from taskiq.utils import maybe_awaitable
 from taskiq_redis import RedisStreamBroker
 
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.results import RedisResults
@@ -110,7 +110,7 @@ class StreamBroker(RedisStreamBroker):
         """Add an entry with the reason to the dead-letter stream."""
         fields: dict[Any, Any] = {
             b"data": body,
-            b"x-bridge-reason": str(reason)[:1000],
+            b"x-bridge-reason": error_text(reason, 1000),
             b"x-bridge-error": type(reason).__name__,
             b"x-bridge-queue": self.queue_name,
             b"x-bridge-time": time.time(),

@@ -170,7 +170,7 @@ def _timeout_s(message: TaskiqMessage) -> float:
         return settings.bridge_infer_timeout_s
     try:
         timeout_s = float(asked)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         timeout_s = 0.0
     if not 0 < timeout_s < float("inf"):
         raise InvalidInputError(f"label 'timeout' must be a number of seconds, got {asked!r:.80}")
@@ -191,5 +191,8 @@ async def hand_on_train_model(
     Raises:
         NoResultError: always; taskiq's way to end a task without a result.
     """
-    await training_broker.kick(training_broker.formatter.dumps(context.message))
+    message = training_broker.formatter.dumps(context.message)
+    # The labels are in its body. As headers RabbitMQ would heed what a stranger wrote: CC sends
+    # copies, even back to this queue.
+    await training_broker.kick(message.model_copy(update={"labels": {}}))
     raise NoResultError
