@@ -234,4 +234,4 @@ def error_text(error: BaseException, most: int) -> str:
     text = str(error)
     if len(text) > most:
         text = f"{text[:most]}... ({len(text):,} characters)"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "replace").decode()
