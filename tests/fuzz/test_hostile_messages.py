@@ -103,6 +103,7 @@ async def test_ten_thousand_hostile_messages_are_each_accounted_for(live, own, c
         if number % GOOD_EVERY == 0:
             good.append(rows(pick, float(number)))
             messages.append((good[-1], None))
+    messages.append((b"{" * (own.bridge_max_message_bytes + 1), None))
     parent = psutil.Process(live.process.pid)
     before = {child.pid for child in parent.children(recursive=True)}
     await publish(channel, own, messages[: COUNT // 5])
@@ -116,6 +117,9 @@ async def test_ten_thousand_hostile_messages_are_each_accounted_for(live, own, c
     assert await live.stop() == 0
     assert await left(channel, own.taskiq_ml_queue) == 0  # nor was any unacknowledged
     await check_good(store, good)
+    assert "MessageTooLargeError" in {
+        it.header.properties.headers["x-bridge-error"] for it in letters
+    }
     # Nothing came twice, and nothing that nobody sent.
     assert Counter(bytes(letter.body) for letter in letters) <= Counter(bodies)
     assert ended <= {result_id(own, body) for body in bodies}
@@ -128,10 +132,15 @@ async def test_headers_decide_nothing_and_stop_nobody(live, own, channel, store)
     nonsense = [f"no task: {name}".encode() for name in kinds]
     await publish(channel, own, list(zip(nonsense, kinds.values(), strict=True)))
     await publish(channel, own, list(zip(good, kinds.values(), strict=True)))
-    letters, _ = await settled(channel, own, store, [*nonsense, *good])
+    # A label that would send copies back here, were it a header of what is handed on.
+    labels = {"CC": [own.taskiq_ml_routing_key], "delay": "1", "big": "x" * 60_000}
+    training = json.dumps(hostile.task(pick, "train_model", labels=labels)).encode()
+    await publish(channel, own, [(training, None)])
+    letters, _ = await settled(channel, own, store, [*nonsense, *good, training])
     await check_good(store, good)
     assert await live.stop() == 0
     assert await left(channel, own.taskiq_ml_queue) == 0
+    assert await taken(channel, own.taskiq_ml_training_queue) == []
     letters += await taken(channel, f"{own.taskiq_ml_queue}.dead_letter")
     assert sorted(bytes(letter.body) for letter in letters) == sorted(nonsense)
     found = {bytes(it.body).decode()[9:]: it.header.properties.headers for it in letters}
