@@ -44,16 +44,17 @@ def bear_with_headers() -> None:
     pamqp.header.ContentHeader.unmarshal = _read_if_possible  # type: ignore[assignment]
 
 
-def letter_headers(found: Headers | None, ours: Headers) -> Headers:
-    """The headers of a dead letter: the message's own, where they can be written again, and ours.
+def copied(headers: Headers) -> Headers:
+    """Headers, or labels to be some, that somebody else wrote: what can be written and no more.
 
-    Args:
-        found: as the message came with them.
-        ours: of the same names, these are right.
+    Left out are those that would have RabbitMQ send copies; and, for a note, all of them where
+    they have no form in AMQP or are too long for a frame.
     """
-    kept = {name: it for name, it in (found or {}).items() if name.lower() not in _ROUTING}
+    kept = {name: it for name, it in headers.items() if name.lower() not in _ROUTING}
     try:
-        pamqp.encode.field_table(kept)
+        size = len(pamqp.encode.field_table(kept))
     except (TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:
-        kept = {_NOTE: f"left out: {error}"[:200]}
-    return kept | ours
+        return {_NOTE: f"left out: {error}"[:200]}
+    if size <= _MOST_BYTES:
+        return kept
+    return {_NOTE: f"left out: {size:,} bytes, at most {_MOST_BYTES:,} are written"}

@@ -27,7 +27,7 @@ from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
 from bridge.queues.consumer import Consumer
-from bridge.queues.headers import bear_with_headers, letter_headers
+from bridge.queues.headers import bear_with_headers, copied
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -125,6 +125,8 @@ class RabbitMQBroker(AioPikaBroker):
         Raises:
             QueueError: RabbitMQ did not confirm within 30 seconds, or has no queue for it.
         """
+        # taskiq-aio-pika makes headers of all labels, a stranger's where a task is handed on.
+        message = message.model_copy(update={"labels": copied(message.labels)})
         deadline = time.monotonic() + _PUBLISH_S
         pause_s = 0.1
         while True:
@@ -204,7 +206,7 @@ class RabbitMQBroker(AioPikaBroker):
         await self.write_channel.default_exchange.publish(
             aio_pika.Message(
                 message.body,
-                headers=letter_headers(properties.headers, ours),
+                headers=copied(properties.headers or {}) | ours,
                 content_type=properties.content_type,
                 content_encoding=properties.content_encoding,
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,

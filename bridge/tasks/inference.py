@@ -192,7 +192,6 @@ async def hand_on_train_model(
         NoResultError: always; taskiq's way to end a task without a result.
     """
     message = training_broker.formatter.dumps(context.message)
-    # The labels are in its body. As headers RabbitMQ would heed what a stranger wrote: CC sends
-    # copies, even back to this queue.
-    await training_broker.kick(message.model_copy(update={"labels": {}}))
+    labels = {name: it for name, it in message.labels.items() if name != "delay"}  # it has passed
+    await training_broker.kick(message.model_copy(update={"labels": labels}))
     raise NoResultError
