@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench check format clean
+.PHONY: help setup demo test fuzz bench check format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -24,6 +24,13 @@ demo: $(INSTALLED)  ## The main job: train from the queue, go live, predict
 
 test: $(INSTALLED)  ## The whole test suite, on real servers of its own
 	$(BIN)/python -P -m pytest $(PYTEST_ARGS)
+
+# What it finds is left in build/fuzz; give such a file in ARGS, with TARGETS, to run it alone.
+fuzz: $(INSTALLED)  ## Look for inputs that break the parsers, TIME=60 seconds for each of TARGETS
+	for target in $(or $(TARGETS),message task tensor result request); do \
+		$(BIN)/python -P tests/fuzz/atheris_targets.py $$target \
+			-max_total_time=$(or $(TIME),60) $(ARGS) || exit 1; \
+	done
 
 # Without ARGS everything is measured, for about 20 minutes, and written to docs/benchmarks.md.
 # With ARGS, such as "drain --repetitions 3", the report goes to build/benchmarks.

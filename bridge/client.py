@@ -38,7 +38,7 @@ from bridge.errors import (
 )
 from bridge.handles import InferenceHandle, TaskHandle
 from bridge.labels import DEADLINE
-from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter
+from bridge.messages import CONTENT_TYPE, MSGPACK
 from bridge.names import check_name
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.queues import Kind, build_broker
@@ -79,9 +79,7 @@ class BridgeClient:
             self._payloads = open_payloads(self._settings)
             await self._redis.ping()
             for kind in ("inference", "training"):
-                broker = build_broker(self._settings, kind)
-                broker.formatter = Formatter(self._settings.bridge_max_message_bytes)
-                self._brokers[kind] = broker
+                broker = self._brokers[kind] = build_broker(self._settings, kind)
                 await broker.startup()
         except RedisError as error:
             await self.close()

@@ -277,3 +277,17 @@ def error_class(name: str) -> type[BridgeError] | None:
             return candidate
         pending.extend(candidate.__subclasses__())
     return None
+
+
+def error_text(error: BaseException, most: int) -> str:
+    """What an error says, as every store and header can carry it.
+
+    Args:
+        error: its text may hold what a stranger wrote: half a character, which has no UTF-8, or
+            ten million.
+        most: characters; longer texts are cut, and say how long they were.
+    """
+    text = str(error)
+    if len(text) > most:
+        text = f"{text[:most]}... ({len(text):,} characters)"
+    return text.encode("utf-8", "replace").decode()

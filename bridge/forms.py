@@ -8,6 +8,7 @@ import base64
 import binascii
 import math
 import reprlib
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -16,13 +17,10 @@ import numpy as np
 from bridge.errors import (
     DatatypeError,
     MalformedTensorError,
-    NotANumberError,
-    RaggedInputError,
     ShapeError,
 )
-from bridge.tensors import DTYPES, Array, Tensor, TensorSpec, raw_view, unpack_bytes
-
-_MAX_RANK = 16
+from bridge.lists import MAX_RANK, any_shape, from_lists
+from bridge.tensors import DTYPES, Array, Shape, Tensor, TensorSpec, raw_view, unpack_bytes
 
 
 class Form(Enum):
@@ -33,17 +31,22 @@ class Form(Enum):
     RAW = "raw"
 
 
-def parse_tensor(value: Any, spec: TensorSpec) -> tuple[Tensor, Form]:
+def parse_tensor(
+    value: Any, spec: TensorSpec, check: Callable[[Shape], None] = any_shape
+) -> tuple[Tensor, Form]:
     """Read one entry of `input_data` as the tensor that `spec` wants.
 
-    The datatype is checked here, the shape against the spec is not (`inference` does, with the
-    model's batch size in hand).
+    Args:
+        value: anything a message may hold.
+        spec: the datatype is checked against it here; the shape is not.
+        check: raises where a shape does not fit (`inference` knows the model's batch size). It is
+            asked before anything is made of the elements.
 
     Raises:
         InvalidInputError: one of its subclasses, naming the input and what was expected.
     """
     if isinstance(value, list):
-        return _from_lists(value, spec), Form.LISTS
+        return from_lists(value, spec, check), Form.LISTS
     if not isinstance(value, dict):
         raise MalformedTensorError(
             f"input {spec.name!r}: expected a nested list or an object with 'datatype', 'shape' "
@@ -55,12 +58,13 @@ def parse_tensor(value: Any, spec: TensorSpec) -> tuple[Tensor, Form]:
             f"'raw' or 'ref'; got {reprlib.repr(sorted(map(str, value)))}"
         )
     shape = checked_header(value, spec)
+    check(shape)
     if "raw" in value:
         return from_raw(value["raw"], shape, spec), Form.RAW
     return _from_data(value["data"], shape, spec), Form.DATA
 
 
-def checked_header(value: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
+def checked_header(value: dict[str, Any], spec: TensorSpec) -> Shape:
     """The `shape` of an entry whose `datatype` is what `spec` wants.
 
     Raises:
@@ -132,32 +136,10 @@ def described(value: dict[str, Any], name: str = "tensor") -> TensorSpec:
     return TensorSpec(name, datatype, _checked_shape(name, value.get("shape")))
 
 
-def _from_lists(value: list[Any], spec: TensorSpec) -> Tensor:
-    try:
-        array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
-        if spec.datatype == "UINT64" and array.dtype.kind == "f":
-            array = _exact_uint64(value, array)
-    except ValueError:
-        raise _ragged(spec) from None
-    except OverflowError:
-        raise DatatypeError(f"input {spec.name!r}: a number does not fit {spec.datatype}") from None
-    return Tensor.from_array(_cast(array, spec), spec.datatype)
-
-
-def _exact_uint64(value: list[Any], array: Array) -> Array:
-    """Where numbers lie on both sides of 2**63, numpy makes fractions of integers: undo that."""
-    exact = np.asarray(value, dtype=object)
-    if not all(type(element) is int for element in exact.reshape(-1)):
-        return array
-    if exact.min() < 0:
-        raise OverflowError
-    return exact.astype(np.uint64)
-
-
-def _from_data(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+def _from_data(value: Any, shape: Shape, spec: TensorSpec) -> Tensor:
     if not isinstance(value, list):
         raise MalformedTensorError(f"input {spec.name!r}: 'data' must be a list")
-    flat = _from_lists(value, spec)
+    flat = from_lists(value, spec)
     if math.prod(flat.shape) != math.prod(shape):
         raise ShapeError(
             f"input {spec.name!r}: 'shape' {list(shape)} needs {math.prod(shape)} elements, "
@@ -166,7 +148,7 @@ def _from_data(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
     return Tensor(flat.datatype, shape, flat.data)
 
 
-def from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
+def from_raw(value: Any, shape: Shape, spec: TensorSpec) -> Tensor:
     """The tensor of bytes, or of base64.
 
     Args:
@@ -187,77 +169,27 @@ def from_raw(value: Any, shape: tuple[int, ...], spec: TensorSpec) -> Tensor:
             f"input {spec.name!r}: 'raw' must be bytes, or base64 in a JSON message"
         )
     if spec.datatype == "BYTES":
-        count, unit, wanted = len(unpack_bytes(spec.name, value)), "elements", math.prod(shape)
+        wanted, unit = math.prod(shape), "elements"
+        count = len(unpack_bytes(spec.name, value, most=wanted))
     else:
         count, unit = len(value), "bytes"
         wanted = math.prod(shape) * DTYPES[spec.datatype].itemsize
     if count != wanted:
         raise ShapeError(
             f"input {spec.name!r}: {spec.datatype} of shape {list(shape)} needs {wanted} {unit}, "
-            f"'raw' has {count}"
+            f"'raw' has {'more' if unit == 'elements' and count > wanted else count}"
         )
     return Tensor(spec.datatype, shape, value)
 
 
-def _cast(array: Array, spec: TensorSpec) -> Array:
-    """Check that the elements are of the datatype's kind, and convert them without loss."""
-    if spec.datatype == "BYTES":
-        return _checked_text(array, spec)
-    kind, wanted = array.dtype.kind, DTYPES[spec.datatype]
-    if array.size == 0:
-        return array.astype(wanted)
-    floating = spec.datatype in {"FP16", "BF16", "FP32", "FP64"}
-    if kind == "f" and not floating and not np.isfinite(array).all():
-        raise NotANumberError(
-            f"input {spec.name!r}: the model takes {spec.datatype}, got NaN or infinity"
-        )
-    if kind not in ("fiu" if floating else "b" if spec.datatype == "BOOL" else "iu"):
-        raise DatatypeError(
-            f"input {spec.name!r}: the model takes {spec.datatype}, got {_kind_of(array)}"
-        )
-    if not floating and spec.datatype != "BOOL":
-        bounds = np.iinfo(wanted)
-        low, high = int(array.min()), int(array.max())
-        if low < bounds.min or high > bounds.max:
-            raise DatatypeError(
-                f"input {spec.name!r}: {spec.datatype} holds {bounds.min} to {bounds.max}, "
-                f"got {low if low < bounds.min else high}"
-            )
-    with np.errstate(over="ignore"):  # beyond FP16's range is infinity, as on the device
-        return array.astype(wanted)
-
-
-def _checked_text(array: Array, spec: TensorSpec) -> Array:
-    strange = next((x for x in array.reshape(-1) if not isinstance(x, (str, bytes))), "")
-    if isinstance(strange, list):  # numpy keeps ragged rows as lists where dtype is object
-        raise _ragged(spec)
-    if strange != "":
-        raise DatatypeError(
-            f"input {spec.name!r}: the model takes BYTES (strings), got {type(strange).__name__}"
-        )
-    return array
-
-
-def _ragged(spec: TensorSpec) -> RaggedInputError:
-    return RaggedInputError(
-        f"input {spec.name!r}: rows differ in length or depth; every row must have the same "
-        f"shape (the model takes {list(spec.shape)})"
-    )
-
-
-def _kind_of(array: Array) -> str:
-    names = {"b": "booleans", "i": "integers", "u": "integers", "f": "fractions"}
-    return names.get(array.dtype.kind, "text" if array.dtype.kind in "US" else "mixed values")
-
-
-def _checked_shape(name: str, value: Any) -> tuple[int, ...]:
+def _checked_shape(name: str, value: Any) -> Shape:
     if (
         not isinstance(value, list)
-        or len(value) > _MAX_RANK
+        or len(value) > MAX_RANK
         or not all(type(size) is int and 0 <= size < 2**63 for size in value)
     ):
         raise ShapeError(
-            f"input {name!r}: 'shape' must be a list of at most {_MAX_RANK} sizes, got "
+            f"input {name!r}: 'shape' must be a list of at most {MAX_RANK} sizes, got "
             f"{reprlib.repr(value)}"
         )
     return tuple(value)

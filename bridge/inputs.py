@@ -50,9 +50,8 @@ def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor | St
     forms: set[Form] = set()
     for name, wanted in spec.inputs.items():
         if name in input_data:
-            tensors[name], form = _read_input(input_data[name], wanted)
+            tensors[name], form = _read_input(spec, input_data[name], wanted)
             forms.add(form)
-            _check_shape(spec, wanted, tensors[name].shape)
         elif not wanted.optional:
             raise MissingInputError(
                 f"input {name!r} of model {spec.name!r} is missing; it takes {_listed(spec.inputs)}"
@@ -61,10 +60,14 @@ def read_inputs(spec: ModelSpec, input_data: Any) -> tuple[dict[str, Tensor | St
     return tensors, next((form for form in (Form.RAW, Form.DATA) if form in forms), Form.LISTS)
 
 
-def _read_input(value: Any, wanted: TensorSpec) -> tuple[Tensor | StoredTensor, Form]:
+def _read_input(
+    spec: ModelSpec, value: Any, wanted: TensorSpec
+) -> tuple[Tensor | StoredTensor, Form]:
     if is_stored(value):
-        return parse_stored(value, wanted), Form.RAW
-    return parse_tensor(value, wanted)
+        stored = parse_stored(value, wanted)
+        _check_shape(spec, wanted, stored.shape)
+        return stored, Form.RAW
+    return parse_tensor(value, wanted, lambda shape: _check_shape(spec, wanted, shape))
 
 
 def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> None:
@@ -72,6 +75,11 @@ def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> N
         size in (-1, actual) for size, actual in zip(wanted.shape, got, strict=True)
     )
     if fits:
+        if spec.max_batch_size and got[0] > spec.max_batch_size:
+            raise TooManyRowsError(
+                f"input {wanted.name!r} has {got[0]} rows; model {spec.name!r} takes at most "
+                f"{spec.max_batch_size} in one request: send them in several tasks"
+            )
         return
     hint = ""
     if spec.max_batch_size and len(got) == len(wanted.shape) - 1:
@@ -91,11 +99,6 @@ def _check_rows(spec: ModelSpec, tensors: Mapping[str, Tensor | StoredTensor]) -
     for name, count in rows.items():
         if count == 0:
             raise EmptyBatchError(f"input {name!r} has no row; send at least one")
-        if count > spec.max_batch_size:
-            raise TooManyRowsError(
-                f"input {name!r} has {count} rows; model {spec.name!r} takes at most "
-                f"{spec.max_batch_size} in one request: send them in several tasks"
-            )
 
 
 def checked_version(version: Any) -> str:

@@ -24,13 +24,14 @@ from bridge.errors import (
     InferenceTimeoutError,
     InvalidLabelError,
     MalformedMessageError,
+    MessageTooLargeError,
     PoisonousMessageError,
     TaskCancelledError,
     TaskExpiredError,
     UnknownTaskError,
 )
 from bridge.labels import deadline_of, retries_of
-from bridge.messages import encode_result
+from bridge.messages import encode_result, read_labels
 from bridge.results import REPLY_TO, RedisResults
 from bridge.retries import Retries
 from bridge.settings import Settings
@@ -108,11 +109,9 @@ class Intake:
     def _read(self, delivery: Delivery) -> TaskiqMessage | BridgeError:
         try:
             message = self._broker.formatter.loads(delivery.body)
-            message.parse_labels()
-        except MalformedMessageError as error:
+            read_labels(message)
+        except (MalformedMessageError, MessageTooLargeError) as error:
             return error
-        except (ValueError, TypeError) as error:
-            return MalformedMessageError(f"labels cannot be read: {error}"[:200])
         if self._results.refuses(message.task_id):
             return MalformedMessageError("task_id cannot be the key of a result")
         return message

@@ -6,16 +6,13 @@ on, and the answer to a msgpack task is msgpack. Nothing here is ever unpickled,
 class comes only from our own tree.
 """
 
-import json
+import reprlib
+from types import NoneType
 from typing import Any
 
-import msgpack
-import numpy as np
-import orjson
-from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
 from taskiq import BrokerMessage, TaskiqMessage, TaskiqResult
 from taskiq.abc.formatter import TaskiqFormatter
+from taskiq.acks import parse_acknowledge_type
 
 from bridge.errors import (
     BridgeError,
@@ -24,13 +21,21 @@ from bridge.errors import (
     ResultTooLargeError,
     TaskFailedError,
     error_class,
+    error_text,
 )
+from bridge.wire import is_json, pack, unpack
 
 CONTENT_TYPE = "content_type"
 """Label that names a message's format; absent: JSON."""
 MSGPACK = "application/msgpack"
 _MOST_RESULT_BYTES = 500 * 2**20
 """Redis ends the connection of whoever writes a value of more than 512 MB."""
+_MOST_LABEL_BYTES = 64 * 1024
+"""Labels are written back with each result."""
+_MOST_ERROR_TEXT = 10_000
+"""Characters of an error in a result."""
+
+_FIELDS = {"task_id": str, "task_name": str, "labels": dict, "args": list, "kwargs": dict}
 
 Labels = dict[str, Any]
 
@@ -50,7 +55,7 @@ class Formatter(TaskiqFormatter):
         """Make a formatter.
 
         Args:
-            max_bytes: of a message that may be written; None: any.
+            max_bytes: of a message that may be written or read; None: any.
         """
         self._max_bytes = max_bytes
 
@@ -70,7 +75,7 @@ class Formatter(TaskiqFormatter):
             "kwargs": message.kwargs,
         }
         try:
-            body = _packed(fields, binary=is_binary(message.labels))
+            body = pack(fields, binary=is_binary(message.labels))
         except (TypeError, ValueError, OverflowError) as error:
             raise MalformedMessageError(
                 f"arguments of {message.task_name!r} cannot be sent: {error}"
@@ -94,16 +99,40 @@ class Formatter(TaskiqFormatter):
 
         Raises:
             MalformedMessageError: not JSON or msgpack, or not a task message.
+            MessageTooLargeError: it has more bytes than may be read; none was looked at.
         """
-        fields = _unpacked(message)
-        try:
-            parsed = TaskiqMessage.model_validate(fields)
-        except ValidationError as error:
-            where = ", ".join(".".join(map(str, item["loc"])) or "body" for item in error.errors())
-            raise MalformedMessageError(f"not a task message; wrong or missing: {where}") from None
-        if message[:1] not in _JSON_STARTS:
+        if self._max_bytes is not None and len(message) > self._max_bytes:
+            raise MessageTooLargeError(
+                f"the message has {len(message):,} bytes; this worker's BRIDGE_MAX_MESSAGE_BYTES "
+                f"allows {self._max_bytes:,}. Raise it, or set BRIDGE_PAYLOAD_URL for clients and "
+                "workers: large tensors then go beside their message. Or send fewer rows at a time"
+            )
+        fields = _unpacked(message, bounded=True)
+        parsed = _task_message(fields)
+        if not is_json(message):
             parsed.labels[CONTENT_TYPE] = MSGPACK
         return parsed
+
+
+def read_labels(message: TaskiqMessage) -> None:
+    """Give a message's labels the types that it says they have, in place.
+
+    Raises:
+        MalformedMessageError: a label is not of its type or none that taskiq could follow, or the
+            labels cannot be written back with a result.
+    """
+    try:
+        message.parse_labels()
+        if "ack_type" in message.labels:
+            parse_acknowledge_type(message.labels["ack_type"])
+        written = pack({"labels": message.labels}, binary=is_binary(message.labels))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MalformedMessageError(f"labels cannot be read: {error}"[:200]) from None
+    if len(written) > _MOST_LABEL_BYTES:
+        raise MalformedMessageError(
+            f"labels have {len(written):,} bytes, at most {_MOST_LABEL_BYTES:,} are taken: send "
+            "what is large as an argument"
+        )
 
 
 def encode_result(result: TaskiqResult[Any]) -> bytes:
@@ -123,7 +152,7 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
     binary = is_binary(result.labels)
     failure: BridgeError
     try:
-        written = _packed(fields, binary=binary)
+        written = pack(fields, binary=binary)
         if len(written) <= _MOST_RESULT_BYTES:
             return written
         failure = ResultTooLargeError(
@@ -136,7 +165,7 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
             f"the task ended, but its return value cannot be written: {error}"
         )
     fields |= {"is_err": True, "return_value": None, "error": _error_fields(failure)}
-    return _packed(fields, binary=binary)
+    return pack(fields, binary=binary)
 
 
 def decode_result(data: bytes) -> TaskiqResult[Any]:
@@ -163,39 +192,39 @@ def decode_result(data: bytes) -> TaskiqResult[Any]:
     )
 
 
-_JSON_STARTS = (b"{", b" ", b"\n", b"\t", b"\r", b"[", b'"')
+def _task_message(fields: Any) -> TaskiqMessage:
+    """The message of these fields, which somebody else wrote.
+
+    Checked by hand: pydantic tells of each wrong key of a dict, however many there are.
+    """
+    if not isinstance(fields, dict):
+        raise MalformedMessageError("not a task message, but " + type(fields).__name__)
+    wrong = [name for name, kind in _FIELDS.items() if type(fields.get(name)) is not kind]
+    if type(fields.get("labels_types")) not in (dict, NoneType):
+        wrong.append("labels_types")
+    wrong += [
+        f"a key of {name}"
+        for name in ("labels", "kwargs")
+        if name not in wrong and not set(map(type, fields[name])) <= {str}
+    ]
+    if wrong:
+        raise MalformedMessageError(f"not a task message; wrong or missing: {', '.join(wrong)}")
+    known = {name: fields[name] for name in _FIELDS}
+    return TaskiqMessage.model_construct(**known, labels_types=fields.get("labels_types"))
 
 
-def _packed(fields: Any, *, binary: bool) -> bytes:
-    if binary:
-        packed: bytes = msgpack.packb(fields, default=_plain)
-        return packed
-    return orjson.dumps(fields, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return to_jsonable_python(value)
-
-
-def _unpacked(data: bytes) -> Any:
+def _unpacked(data: bytes, *, bounded: bool = False) -> Any:
     try:
-        if data[:1] not in _JSON_STARTS:
-            return msgpack.unpackb(data)
-        try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError:
-            return json.loads(data)  # Python writes NaN, which strict JSON has not
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise MalformedMessageError(f"neither JSON nor msgpack: {error}"[:200]) from None
+        return unpack(data, bounded=bounded)
+    except ValueError as error:
+        raise MalformedMessageError(f"cannot be read as JSON or msgpack: {error}"[:200]) from None
 
 
 def _error_fields(error: BaseException) -> dict[str, Any]:
     """An exception in the layout of taskiq's `ExceptionRepr`, its message as one text."""
     return {
         "exc_type": type(error).__qualname__,
-        "exc_message": [str(error)],
+        "exc_message": [error_text(error, _MOST_ERROR_TEXT)],
         "exc_module": type(error).__module__,
         "exc_cause": None,
         "exc_context": None,
@@ -204,7 +233,12 @@ def _error_fields(error: BaseException) -> dict[str, Any]:
 
 
 def _error_from(fields: dict[str, Any]) -> BridgeError:
-    name = str(fields.get("exc_type", "unknown error"))
-    message = " ".join(map(str, fields.get("exc_message") or ()))
+    name = _shown(fields.get("exc_type", "unknown error"))
+    parts = fields.get("exc_message") or []
+    message = " ".join(map(_shown, parts if isinstance(parts, list) else [parts]))
     known = error_class(name) if fields.get("exc_module") == "bridge.errors" else None
     return known(message) if known else TaskFailedError(f"{name}: {message}")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else reprlib.repr(value)

@@ -99,7 +99,8 @@ class Settings(BaseSettings):
     """S3 credentials; by default AWS's own variables, or the machine's role."""
     bridge_payload_secret_key: SecretStr | None = None
     bridge_max_message_bytes: int = Field(default=16 * 2**20, ge=1)
-    """The largest message that a client sends. RabbitMQ 4 takes 16 MiB by default, 3 takes 128."""
+    """The largest message that a client sends and a worker reads. RabbitMQ 4 takes 16 MiB by
+    default, 3 takes 128."""
 
     # Triton.
     triton_url: str = "localhost:8001"

@@ -22,6 +22,7 @@ from bridge.errors import (
 )
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -169,22 +170,30 @@ def pack_bytes(array: Array) -> bytes:
     parts: list[bytes] = []
     for element in array.reshape(-1).tolist():
         if isinstance(element, str):
-            element = element.encode()  # noqa: PLW2901
+            try:
+                element = element.encode()  # noqa: PLW2901
+            except UnicodeEncodeError:
+                raise DatatypeError("a string holds half a character (a lone surrogate)") from None
         elif not isinstance(element, bytes):
             raise DatatypeError(f"BYTES elements must be strings, got {type(element).__name__}")
         parts += (len(element).to_bytes(4, "little"), element)
     return b"".join(parts)
 
 
-def unpack_bytes(name: str, data: bytes) -> list[bytes]:
-    """The elements of BYTES, `name` being what an error calls them.
+def unpack_bytes(name: str, data: bytes, most: int | None = None) -> list[bytes]:
+    """The elements of BYTES.
+
+    Args:
+        name: what an error calls them.
+        data: the elements, each behind its length.
+        most: how many are wanted: what follows the first surplus one is not looked at.
 
     Raises:
         MalformedTensorError: the lengths do not fit the data.
     """
     elements: list[bytes] = []
     offset = 0
-    while offset < len(data):
+    while offset < len(data) and (most is None or len(elements) <= most):
         end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
         if offset + 4 > len(data) or end > len(data):
             raise MalformedTensorError(

@@ -102,7 +102,8 @@ async def test_each_form_is_answered_in_kind(triton):
             errors.ShapeError,
             "same number of rows",
         ),
-        ({"x": [[1, 2], [3]]}, errors.RaggedInputError, "'x'"),
+        ({"x": [[1, 2], [3]]}, errors.ShapeError, "takes shape [-1, 4], got [2, 2]"),
+        ({"x": [[1, 2, 3, 4], [3]]}, errors.RaggedInputError, "'x'"),
         ({"x": [["a", "b", "c", "d"]]}, errors.DatatypeError, "takes FP32, got text"),
     ],
 )

@@ -9,6 +9,8 @@ from bridge.errors import BridgeError
 from bridge.queues.acks import Acknowledger
 from bridge.queues.tiers import ATTEMPTS
 
+_MOST = 2**31  # a count above that is none
+
 
 class Publisher(Protocol):
     """What puts copies elsewhere; `RabbitMQBroker` is one."""
@@ -78,4 +80,4 @@ class AmqpDelivery:
 def counted(message: DeliveredMessage, header: str) -> int:
     """A number from the headers; 0 if there is none, as anybody may write there."""
     value = (message.header.properties.headers or {}).get(header)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int and 0 <= value < _MOST else 0

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import Any
 
 import aio_pika
 import aiormq.exceptions
@@ -20,12 +19,13 @@ from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
 from bridge.deliveries import Appetite
-from bridge.errors import BridgeError, QueueError
+from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
 from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
+from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.tiers import ATTEMPTS, Tiers
 from bridge.queues.topology import find
 from bridge.results import RedisResults
@@ -45,6 +45,7 @@ class RabbitMQBroker(AioPikaBroker):
     """
 
     def __init__(self, settings: Settings, queue: str, routing_key: str, prefetch: int) -> None:
+        bear_with_headers()
         self.appetite: Appetite | None = None
         self._prefetch = 1
         self._acknowledger: Acknowledger | None = None
@@ -65,7 +66,7 @@ class RabbitMQBroker(AioPikaBroker):
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter()
+        self.formatter = Formatter(settings.bridge_max_message_bytes)
         self.intake = Intake(self, results, settings)
         self._tiers = Tiers(queue, kind)
 
@@ -78,6 +79,8 @@ class RabbitMQBroker(AioPikaBroker):
         Raises:
             QueueError: RabbitMQ did not confirm within 30 seconds, or has no queue for it.
         """
+        # taskiq-aio-pika makes headers of all labels, a stranger's where a task is handed on.
+        message = message.model_copy(update={"labels": copied(message.labels)})
         deadline = time.monotonic() + _PUBLISH_S
         pause_s = 0.1
         while True:
@@ -181,9 +184,8 @@ class RabbitMQBroker(AioPikaBroker):
             raise QueueError("start the broker before dead-lettering")
         properties = message.header.properties
         delivered_before = counted(message, "x-delivery-count") if message.redelivered else 0
-        headers: dict[str, Any] = {
-            **(properties.headers or {}),
-            "x-bridge-reason": str(reason)[:1000],
+        ours = {
+            "x-bridge-reason": error_text(reason, 1000),
             "x-bridge-error": type(reason).__name__,
             "x-bridge-queue": self._task_queues[0].name,
             "x-bridge-time": datetime.now(UTC),
@@ -192,8 +194,9 @@ class RabbitMQBroker(AioPikaBroker):
         await self.write_channel.default_exchange.publish(
             aio_pika.Message(
                 message.body,
-                headers=headers,
+                headers=copied(properties.headers or {}) | ours,
                 content_type=properties.content_type,
+                content_encoding=properties.content_encoding,
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             ),
             routing_key=self._dead_letter_queue.name,

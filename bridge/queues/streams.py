@@ -11,7 +11,7 @@ from taskiq.utils import maybe_awaitable
 from taskiq_redis import RedisStreamBroker
 
 from bridge.deliveries import Appetite
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.results import RedisResults
@@ -74,7 +74,7 @@ class StreamBroker(RedisStreamBroker):
             unacknowledged_lock_timeout=30.0,
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter()
+        self.formatter = Formatter(settings.bridge_max_message_bytes)
         self.intake = Intake(self, results, settings)
         self.appetite: Appetite | None = None
         self._prefetch = prefetch
@@ -124,7 +124,7 @@ class StreamBroker(RedisStreamBroker):
         """Add an entry with the reason to the dead-letter stream."""
         fields: dict[Any, Any] = {
             b"data": body,
-            b"x-bridge-reason": str(reason)[:1000],
+            b"x-bridge-reason": error_text(reason, 1000),
             b"x-bridge-error": type(reason).__name__,
             b"x-bridge-queue": self.queue_name,
             b"x-bridge-time": time.time(),

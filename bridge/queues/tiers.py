@@ -15,6 +15,7 @@ from aiormq.exceptions import DeliveryError
 from taskiq_aio_pika.queue import QueueType
 
 from bridge.errors import QueueError
+from bridge.queues.headers import copied
 
 ATTEMPTS = "x-bridge-attempts"
 """Header: which try of the task this message is; 1 where it is missing."""
@@ -65,8 +66,9 @@ class Tiers:
         properties = message.header.properties
         copy = aio_pika.Message(
             message.body,
-            headers={**(properties.headers or {}), ATTEMPTS: attempt},
+            headers=copied(properties.headers or {}) | {ATTEMPTS: attempt},
             content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
             priority=properties.priority,
             timestamp=properties.timestamp,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,

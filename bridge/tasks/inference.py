@@ -210,5 +210,7 @@ async def hand_on_train_model(
     Raises:
         NoResultError: always; taskiq's way to end a task without a result.
     """
-    await training_broker.kick(training_broker.formatter.dumps(context.message))
+    message = training_broker.formatter.dumps(context.message)
+    labels = {name: it for name, it in message.labels.items() if name != "delay"}  # it has passed
+    await training_broker.kick(message.model_copy(update={"labels": labels}))
     raise NoResultError

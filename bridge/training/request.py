@@ -36,6 +36,9 @@ Task = Literal["classification", "regression"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
+# Of what is told: a stranger's fields may be many, and their names long.
+_MOST_PROBLEMS, _MOST_NAME = 20, 64
+
 # Small tables need many steps to learn at all, large ones few enough to end.
 _STEPS_AN_EPOCH = 20
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
@@ -180,12 +183,15 @@ def _read(model: type[Parsed], name: str, value: Any, problems: list[str]) -> Pa
         return model.model_validate(dict(value))
     except ValidationError as error:
         known = sorted(model.model_fields)
-        problems += [_sentence(name, item, known) for item in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        problems += [_sentence(name, item, known) for item in found[:_MOST_PROBLEMS]]
+        if len(found) > _MOST_PROBLEMS:
+            problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
         return None
 
 
 def _sentence(name: str, item: ErrorDetails, known: list[str]) -> str:
-    field = ".".join([name, *map(str, item["loc"])])
+    field = ".".join([name, *(str(part)[:_MOST_NAME] for part in item["loc"])])
     if item["type"] == "extra_forbidden":
         return f"{field}: there is no such field; known are {', '.join(known)}"
     if item["type"] == "missing":

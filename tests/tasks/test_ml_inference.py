@@ -68,7 +68,7 @@ BAD = [
     ("../double", {"x": X}, errors.InvalidNameError, "model_id must be"),
     ("double", {}, errors.MissingInputError, "'x'"),
     ("double", {"x": X, "z": X}, errors.SurplusInputError, "'z'"),
-    ("double", {"x": [[1.0, 2.0], [3.0]]}, errors.RaggedInputError, "'x'"),
+    ("double", {"x": [[1.0, 2.0, 3.0, 4.0], [3.0]]}, errors.RaggedInputError, "'x'"),
     ("double", {"x": X.astype(np.float64)}, errors.DatatypeError, "takes FP32, got 'FP64'"),
     ("double", {"x": [["a", "b", "c", "d"]]}, errors.DatatypeError, "takes FP32, got text"),
     ("double", {"x": X[:, :3]}, errors.ShapeError, "takes shape [-1, 4], got [2, 3]"),
