@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiormq
@@ -25,6 +26,7 @@ from bridgechaos.stack import Stack
 _AT_A_TIME = 1000
 _LOOK_S = 0.5
 _SAY_EVERY_S = 5.0
+_RETURNED_S = 1.0  # what a killed worker held is ready again by then
 _NONSENSE = re.compile(rb"no task: ([0-9a-f]{32})")
 _RESULT_KEY = re.compile(rb"[0-9a-f]{32}")
 
@@ -61,19 +63,19 @@ async def gather(stack: Stack, entries: Sequence[Entry]) -> Evidence:
     """All that is to be found now; empties the dead-letter queue."""
     serials = [serial for entry in entries for serial in entry.serials]
     executions: Any = await asyncio.to_thread(stack.models.executions, serials) if serials else []
+    queues = await _task_queues(stack)
+    held = [name for name, (ready, unacked) in queues.items() if ready or unacked]
     return Evidence(
+        waiting=frozenset(await _waiting(stack, held)) if held else frozenset(),
         records=await _records(stack, entries),
         letters=await _letters(stack),
-        queues=await _task_queues(stack),
+        queues=queues,
         executions=dict(zip(serials, map(int, executions), strict=True)),
     )
 
 
 async def clear(stack: Stack) -> None:
     """Forget what earlier runs left, so that it is not taken for this one's."""
-    queues = await _task_queues(stack)
-    if any(unacked for _, unacked in queues.values()):  # a worker sits on them
-        await asyncio.gather(*(stack.parts[name].restart() for name in stack.pools))
     await stack.redis.flushall()
     connection = await aiormq.connect(stack.direct.rabbitmq_url)
     try:
@@ -132,24 +134,41 @@ def _read(models: Models, entry: Entry | None, value: bytes) -> Found:
     return Found(right=alike(outputs, models.answers(serials)))
 
 
+async def _waiting(stack: Stack, names: Sequence[str]) -> Counter[str]:
+    """What lies in task queues, in a worker's hand or not; takes it all, and leaves new workers."""
+    async with AsyncExitStack() as locks:
+        pools = [stack.parts[name] for name in stack.pools]
+        for pool in pools:
+            await locks.enter_async_context(pool.lock)
+        await asyncio.gather(*(pool.server.kill() for pool in pools))
+        await asyncio.sleep(_RETURNED_S)
+        found = await _taken(stack, names)
+        await asyncio.gather(*(pool.revive() for pool in pools))
+    return found
+
+
 async def _letters(stack: Stack) -> Counter[str]:
-    """Take all dead letters; their ids, however broken they are."""
+    names = [name for name in await stack.rabbitmq.queues() if name.endswith(".dead_letter")]
+    return await _taken(stack, names)
+
+
+async def _taken(stack: Stack, names: Sequence[str]) -> Counter[str]:
+    """Take all messages of these queues; their ids, however broken they are."""
     read = Formatter()
     found: Counter[str] = Counter()
     connection = await aiormq.connect(stack.direct.rabbitmq_url)
     try:
         channel = await connection.channel()
-        names = [name for name in await stack.rabbitmq.queues() if name.endswith(".dead_letter")]
         for name in names:
-            while (letter := await channel.basic_get(name, no_ack=True)).delivery_tag:
-                nonsense = _NONSENSE.search(letter.body)
+            while (message := await channel.basic_get(name, no_ack=True)).delivery_tag:
+                nonsense = _NONSENSE.search(message.body)
                 try:
-                    task_id = nonsense[1].decode() if nonsense else read.loads(letter.body).task_id
+                    task_id = nonsense[1].decode() if nonsense else read.loads(message.body).task_id
                 except BridgeError:
-                    task_id = f"unreadable: {letter.body[:60]!r}"
+                    task_id = f"unreadable: {message.body[:60]!r}"
                 found[task_id] += 1
     except AMQPError as error:
-        raise RuntimeError(f"dead letters cannot be read: {error}") from None
+        raise RuntimeError(f"messages cannot be read: {error}") from None
     finally:
         await connection.close()
     return found

@@ -15,7 +15,8 @@ import psutil
 
 from bridgechaos.disk import filled
 from bridgechaos.plan import MODELS, Fault
-from bridgechaos.stack import Part, Pool, Stack
+from bridgechaos.servers import Pool
+from bridgechaos.stack import Part, Stack
 
 Poison = Callable[[], Awaitable[None]]
 Act = Callable[["Scene", Fault], Awaitable[None]]

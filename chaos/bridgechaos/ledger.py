@@ -87,6 +87,8 @@ class Evidence:
     """Copies in the dead-letter queue, by id."""
     queues: Mapping[str, tuple[int, int]]
     """What still lies in every other queue: ready, unacknowledged."""
+    waiting: frozenset[str] = frozenset()
+    """Ids of what lies there: late, but not lost."""
     executions: Mapping[int, int] = field(default_factory=dict)
     """By row."""
 
@@ -103,6 +105,8 @@ class Balance:
     succeeded: int = 0
     deserved: int = 0
     """Failed as their input deserves."""
+    late: int = 0
+    """No end yet, but still in a queue; the queue is stuck."""
     letters: int = 0
     letters_again: int = 0
     """Copies beyond the first."""
@@ -180,6 +184,9 @@ def _judge(entry: Entry, evidence: Evidence, found: Balance) -> None:
     record = evidence.records.get(task_id)
     copies = evidence.letters.get(task_id, 0)
     line = f"{task_id} of {entry.producer}, deserves {entry.want.value}"
+    if task_id in evidence.waiting and record is None:
+        found.late += 1
+        return
     found.letters += bool(copies)
     found.letters_again += max(0, copies - 1)
     if (entry.want.record and record is None and not copies) or (entry.want.letter and not copies):

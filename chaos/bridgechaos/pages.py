@@ -25,9 +25,12 @@ def render(outcome: Outcome) -> str:
     options = outcome.options
     begun = datetime.now(UTC).strftime("%Y-%m-%d")
     verdict = "The ledger balances." if outcome.good else "**The ledger does not balance.**"
-    lines = [
+    heading = (
         f"{begun}: {len(outcome.hits)} faults over {options.tasks:,} tasks, seed {options.seed}, "
-         f"on {_machine()}; servers, workers and producers share the machine. {verdict}",
+        f"on {_machine()}; servers, workers and producers share the machine. {verdict}"
+    )
+    lines = [
+        heading,
         "",
         *_grid(["fault", "count", "recovery, median s", "max s"], fault_rows(outcome)),
         "",

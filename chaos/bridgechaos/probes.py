@@ -8,8 +8,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from bridge.messages import decode_result
+from bridgechaos.book import Book
 from bridgechaos.ledger import Entry, Want
-from bridgechaos.producers import Book, Mailer
+from bridgechaos.mailer import Mailer
 
 _RECOVERED_S = 180.0
 _EACH_S = 4.0

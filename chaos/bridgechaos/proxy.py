@@ -7,6 +7,8 @@ the bytes mean.
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -28,8 +30,17 @@ class _Pipe:
         """Its far end is gone, and its near end has not been told."""
 
     def abort(self) -> None:
-        self.near.transport.abort()
-        self.far.transport.abort()
+        """Reset both ends."""
+        for writer in (self.near, self.far):
+            _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """As the kernel of a machine that restarted would: not by an orderly end."""
+    if not writer.transport.is_closing():
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
 
 
 class Link:
@@ -102,7 +113,7 @@ class Link:
         broken = list(self._pipes)
         for pipe in broken:
             pipe.dead.set()
-            pipe.far.transport.abort()
+            _reset(pipe.far)
         try:
             yield
         finally:
@@ -131,7 +142,7 @@ class Link:
                 _HOST, self._upstream_port, limit=_CHUNK
             )
         except OSError:
-            near.transport.abort()
+            _reset(near)
             return
         pipe = _Pipe(near, far)
         self._pipes.add(pipe)

@@ -21,6 +21,7 @@ def counts(outcome: Outcome) -> dict[str, int | float]:
         "dead-lettered": found.letters,
         "failed wrongly": len(found.failed_wrongly),
         "lost": len(found.lost),
+        "no end yet, still queued": found.late,
         "wrong answers": len(found.wrong_answers),
         "in two places": len(found.two_places),
         "told one end, recorded another": len(found.two_outcomes),

@@ -15,11 +15,13 @@ from redis.exceptions import RedisError
 from bridge.client import BridgeClient
 from bridge.settings import Settings
 from bridgechaos import audit
+from bridgechaos.book import Book
 from bridgechaos.faults import Scene
 from bridgechaos.ledger import Balance, balance
+from bridgechaos.mailer import Mailer
 from bridgechaos.plan import Fault, draw
 from bridgechaos.probes import Probes
-from bridgechaos.producers import Book, Load, Mailer
+from bridgechaos.producers import Load
 from bridgechaos.stack import Stack
 from bridgechaos.watch import Watch, zombies
 

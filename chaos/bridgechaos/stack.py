@@ -18,100 +18,26 @@ import psutil
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
-from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
-from bridge.embedded.workers import WorkerKind, WorkerPool
+from bridge.embedded.workers import WorkerKind
 from bridge.errors import InferenceFailedError, RuntimeStartError, TritonError
 from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.triton_client import TritonClient
 from bridgechaos.models import MOODY, STEADY, Models, rows
 from bridgechaos.proxy import Link
+from bridgechaos.servers import BROKER, DurableRedis, Pool, Rabbit
 
-BROKER = "bridge.broker:broker"
 PRODUCERS = "producers"
 _SUPERVISE_S = 1.0
 # RabbitMQ 3.10 loses a quorum queue whose node is killed within a second of its declaration.
 _DECLARED_S = 3.0
-_CTL_S = 60.0
 _PROBE_S = 2.0
-_SICK_S = 2.0
+_SICK_S = 4.0
 
 logger = logging.getLogger("bridge.chaos")
-
-
-class Rabbit(RabbitMQServer):
-    """A node that can be asked what lies where, and looks often enough to know."""
-
-    def _environment(self) -> dict[str, str]:
-        variables = super()._environment()
-        erlang = variables["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
-        erlang += " -rabbit quorum_tick_interval 500"  # how old its counts may be, in ms
-        return {**variables, "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": erlang}
-
-    async def queues(self) -> dict[str, tuple[int, int]]:
-        """Messages of every queue, whoever made it: ready, and delivered but unacknowledged.
-
-        Raises:
-            RuntimeError: the node does not answer.
-        """
-        program = find_rabbitmq_server().with_name("rabbitmqctl")
-        variables = super()._environment()
-        del variables["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"], variables["RABBITMQ_DIST_PORT"]
-        columns = ("name", "messages_ready", "messages_unacknowledged")
-        process = await asyncio.create_subprocess_exec(
-            *(program, "--quiet", "list_queues", "--no-table-headers", *columns),
-            env=variables,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(_CTL_S):
-                said, _ = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise RuntimeError("rabbitmqctl did not end") from None
-        if process.returncode:
-            raise RuntimeError(f"rabbitmqctl: {said.decode(errors='replace')}")
-        lines = (line.split("\t") for line in said.decode().splitlines())
-        return {name: (int(ready), int(unacked)) for name, ready, unacked in lines}
-
-
-class DurableRedis(RedisServer):
-    """Confirms a write when it is on disk: with `everysec` a kill may take what was confirmed."""
-
-    def _command(self) -> list[str]:
-        command = super()._command()
-        with Path(command[-1]).open("a") as config:
-            config.write("appendfsync always\n")
-        return command
-
-
-class Pool(WorkerPool):
-    """A worker pool that may serve another module's broker."""
-
-    broker = BROKER
-
-    def _command(self) -> list[str]:
-        return [self.broker if part == BROKER else part for part in super()._command()]
-
-    @property
-    def children(self) -> list[psutil.Process]:
-        """Its worker processes, as far as they live."""
-        try:
-            children = psutil.Process(self.pid).children() if self.process.running else []
-        except psutil.NoSuchProcess:
-            return []
-        return [child for child in children if _is_worker(child)]
-
-    @property
-    def starts(self) -> int:
-        """How often one of its processes has begun to listen."""
-        return self.process.log_since_start().count(b"Listening started.")
 
 
 class Part:
@@ -338,11 +264,3 @@ async def _running(work: object) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    """Not Python's resource tracker, which multiprocessing starts beside it."""
-    try:
-        return "resource_tracker" not in " ".join(process.cmdline())
-    except psutil.Error:
-        return False

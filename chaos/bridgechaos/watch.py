@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 from redis.exceptions import RedisError
 
-from bridgechaos.producers import Book
+from bridgechaos.book import Book
 from bridgechaos.stack import Stack
 
 _LOOK_S = 0.1

@@ -9,7 +9,7 @@ def entry(task_id="a", want=Want.SUCCESS, *, confirmed=True, told=None):
 
 
 def judged(*entries, records=None, letters=None, queues=None, executions=None, freed=()):
-    evidence = Evidence(records or {}, letters or {}, queues or {}, executions or {})
+    evidence = Evidence(records or {}, letters or {}, queues or {}, executions=executions or {})
     return balance(entries, evidence, freed)
 
 
@@ -99,6 +99,12 @@ def test_results_that_nobody_asked_for():
     assert judged(nameless, records={"b": Found()}).unconfirmed_done == 1
     found = judged(nameless, records={"b": Found(), "c": Found()})
     assert wrong(found) == {"results of nobody's tasks"}
+
+
+def test_what_is_still_queued_is_late_and_not_lost():
+    found = balance([entry()], Evidence({}, {}, {"q": (1, 0)}, frozenset({"a"})))
+    assert wrong(found) == {"stuck in a queue"}
+    assert found.late == 1
 
 
 def test_what_is_stuck():
