@@ -1,0 +1,229 @@
+"""How each kind of fault is done. Each returns when its part is back, whatever happened.
+
+Enters: a planned fault, a running stack. `KINDS` says what each can befall; a kind that this
+machine or this stack cannot have is in `left_out`, with the reason.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import psutil
+
+from bridgechaos.disk import filled
+from bridgechaos.plan import MODELS, Fault
+from bridgechaos.servers import Pool
+from bridgechaos.stack import Part, Stack
+
+Poison = Callable[[], Awaitable[None]]
+Act = Callable[["Scene", Fault], Awaitable[None]]
+
+_SERVERS = ("rabbitmq", "redis", "triton")
+_NEW_CHILD_S = 120.0
+_DELAYS_S = (0.02, 0.3)
+_HALF_OPEN_LONGER = 3.0  # a kernel is patient: what waits for it to tell must be seen waiting
+_POLL_S = 0.1
+
+
+class Scene:
+    """What faults work on."""
+
+    def __init__(self, stack: Stack, poison: Poison) -> None:
+        """Nothing breaks yet.
+
+        Args:
+            stack: running.
+            poison: submits an input that crashes its model.
+        """
+        self.stack = stack
+        self.poison = poison
+        self.models = asyncio.Lock()
+
+    def targets(self) -> dict[str, Sequence[str]]:
+        """By kind, what it can befall here."""
+        pools = list(self.stack.pools)
+        workers = [name for name in pools if name != "training"]
+        everybody = [*_SERVERS, *pools]
+        links = list(self.stack.links)
+        found: dict[str, Sequence[str]] = {
+            "worker killed": workers,
+            "worker terminated": workers,
+            "pool killed": workers,
+            "pool terminated": workers,
+            **{f"{name} killed": [name] for name in _SERVERS},
+            "rabbitmq terminated": ["rabbitmq"],
+            "redis terminated": ["redis"],
+            "paused": everybody,
+            **dict.fromkeys(("cut", "delayed", "blackholed", "half-open"), links),
+            "redis full": ["redis"],
+            "slow model": [MODELS],
+            "crashing model": [MODELS],
+        }
+        if "training" in pools:
+            kinds = ("training killed", "training terminated", "training pool killed")
+            found |= {kind: ["training"] for kind in kinds}
+        if not self.left_out():
+            found["disk full"] = [MODELS]
+        return found
+
+    def left_out(self) -> dict[str, str]:
+        """Kinds that cannot be had here, and why."""
+        if "training" not in self.stack.pools:
+            return {"disk full": "nobody writes to the model repository without --training"}
+        reason = self.stack.models.no_small_disk
+        return {"disk full": reason} if reason else {}
+
+    async def inject(self, fault: Fault) -> None:
+        """Break, wait, and see to it that the part is back."""
+        await _ACTS[fault.kind](self, fault)
+
+    @asynccontextmanager
+    async def holding(self, fault: Fault) -> AsyncIterator[Part]:
+        """The part that it befalls, running, and nobody else's until the block ends."""
+        part = self.stack.parts[fault.target]
+        async with part.lock:
+            if not part.server.process.running:
+                await part.revive()
+            try:
+                yield part
+            finally:
+                if not part.server.process.running:
+                    await part.revive()
+
+
+def _end_main(number: signal.Signals) -> Act:
+    """The main process gets a signal; after a while it is started again."""
+
+    async def act(scene: Scene, fault: Fault) -> None:
+        async with scene.holding(fault) as part:
+            _signal(part.server.pid, number)
+            if number is signal.SIGTERM:
+                await _ended(part)
+            await asyncio.sleep(fault.lasts_s)
+            await part.revive()
+
+    return act
+
+
+async def _ended(part: Part) -> None:
+    """As a supervisor would: as long as it may take, and no longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(part.server.stop_timeout_s):
+            await part.server.process.wait()
+
+
+def _end_child(number: signal.Signals) -> Act:
+    """A pool's worker process gets a signal; the pool itself starts another."""
+
+    async def act(scene: Scene, fault: Fault) -> None:
+        async with scene.holding(fault) as part:
+            pool = part.server
+            if not isinstance(pool, Pool):
+                raise TypeError(f"{part.name} is no pool")
+            before = pool.starts
+            for child in pool.children:
+                _signal(child.pid, number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NEW_CHILD_S):
+                    while pool.starts <= before and pool.process.running:
+                        await asyncio.sleep(_POLL_S)
+
+    return act
+
+
+async def _pause(scene: Scene, fault: Fault) -> None:
+    """SIGSTOP, and SIGCONT after a while: of a server's main process, or a pool's workers."""
+    async with scene.holding(fault) as part:
+        server = part.server
+        pids = [child.pid for child in server.children] if isinstance(server, Pool) else []
+        pids = pids or [server.process.pid or 0]
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            for pid in pids:
+                _signal(pid, signal.SIGCONT)
+
+
+async def _break_link(scene: Scene, fault: Fault) -> None:
+    """What is wrong with it is in the kind's name."""
+    link = scene.stack.links[fault.target]
+    least, most = _DELAYS_S
+    async with scene.stack.link_locks[fault.target]:
+        broken = {
+            "cut": link.cut,
+            "delayed": lambda: link.delayed(least + fault.severity * (most - least)),
+            "blackholed": link.blackholed,
+            "half-open": link.half_open,
+        }[fault.kind]
+        longer = _HALF_OPEN_LONGER if fault.kind == "half-open" else 1.0
+        async with broken():
+            await asyncio.sleep(fault.lasts_s * longer)
+
+
+async def _fill_redis(scene: Scene, fault: Fault) -> None:
+    """No write fits, until there is room again."""
+    async with scene.holding(fault):
+        redis = scene.stack.redis
+        await redis.config_set("maxmemory", "1")
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            await redis.config_set("maxmemory", "0")
+
+
+async def _slow_model(scene: Scene, fault: Fault) -> None:
+    """Each request takes a fifth of a second."""
+    async with scene.models:
+        slow = scene.stack.models.slow_file
+        slow.touch()
+        try:
+            await asyncio.sleep(fault.lasts_s)
+        finally:
+            slow.unlink()
+
+
+async def _crash_model(scene: Scene, fault: Fault) -> None:
+    """Somebody sends an input that kills the model's process, among everybody else's.
+
+    Triton does not start that process again: as with a liveness probe, Triton is restarted then.
+    """
+    async with scene.models:
+        await scene.poison()
+        await asyncio.sleep(fault.lasts_s)
+        while scene.stack.sick_since is not None:
+            await asyncio.sleep(_POLL_S)
+
+
+async def _fill_disk(scene: Scene, fault: Fault) -> None:
+    """Nothing can be written to the model repository."""
+    async with scene.models, filled(scene.stack.models.repository):
+        await asyncio.sleep(fault.lasts_s)
+
+
+def _signal(pid: int | None, number: signal.Signals) -> None:
+    # Only of our own children, whose ids cannot be reused before they are waited for, and of
+    # theirs: a process that has gone meanwhile is what was wanted.
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+        if pid:
+            os.kill(pid, number)
+
+
+_ACTS: Mapping[str, Act] = {
+    **dict.fromkeys(("worker killed", "training killed"), _end_child(signal.SIGKILL)),
+    **dict.fromkeys(("worker terminated", "training terminated"), _end_child(signal.SIGTERM)),
+    **{
+        f"{name} killed": _end_main(signal.SIGKILL) for name in (*_SERVERS, "pool", "training pool")
+    },
+    **{f"{name} terminated": _end_main(signal.SIGTERM) for name in ("rabbitmq", "redis", "pool")},
+    "paused": _pause,
+    **dict.fromkeys(("cut", "delayed", "blackholed", "half-open"), _break_link),
+    "redis full": _fill_redis,
+    "slow model": _slow_model,
+    "crashing model": _crash_model,
+    "disk full": _fill_disk,
+}

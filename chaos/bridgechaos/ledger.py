@@ -1,0 +1,246 @@
+"""The judge: what was promised to producers against what was found at the end. Pure.
+
+Enters: one entry for each submission; the evidence, as `audit` gathered it. Leaves: a `Balance`,
+with the name of each task for which it does not balance.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+_SHOWN = 20
+
+
+class Want(Enum):
+    """What a submission deserves."""
+
+    SUCCESS = "success"
+    MODEL_ERROR = "an error of its model"
+    CRASH = "any error: it kills its model"
+    SHAPE = "ShapeError"
+    NO_MODEL = "UnknownModelError"
+    NO_TASK = "a dead letter, and UnknownTaskError"
+    NONSENSE = "a dead letter"
+
+    @property
+    def errors(self) -> frozenset[str] | None:
+        """Classes of errors that it deserves; None: any."""
+        return None if self is Want.CRASH else _DESERVED[self]
+
+    @property
+    def letter(self) -> bool:
+        """Whether it must lie in the dead-letter queue."""
+        return self in {Want.NO_TASK, Want.NONSENSE}
+
+    @property
+    def record(self) -> bool:
+        """Whether it must have a result."""
+        return self is not Want.NONSENSE
+
+
+_DESERVED: Mapping[Want, frozenset[str]] = {
+    Want.SUCCESS: frozenset(),
+    Want.MODEL_ERROR: frozenset({"InferenceFailedError"}),
+    Want.SHAPE: frozenset({"ShapeError"}),
+    Want.NO_MODEL: frozenset({"UnknownModelError"}),
+    Want.NO_TASK: frozenset({"UnknownTaskError"}),
+    Want.NONSENSE: frozenset(),
+}
+
+
+@dataclass(slots=True)
+class Entry:
+    """One submission."""
+
+    producer: str
+    want: Want
+    serials: tuple[int, ...]
+    """Numbers of its rows."""
+    task_id: str | None = None
+    """None: its producer was never told."""
+    confirmed: bool = False
+    """RabbitMQ took it, and its producer knows."""
+    why: str = ""
+    """What its producer was told where it was not confirmed."""
+    told: str | None = None
+    """How it ended, as its caller heard: an error's class, or "" for success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A result, as Redis has it."""
+
+    error: str = ""
+    """Its class; "": success."""
+    text: str = ""
+    right: bool = True
+    """A success that is what onnxruntime answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found when all was over."""
+
+    records: Mapping[str, Found]
+    letters: Mapping[str, int]
+    """Copies in the dead-letter queue, by id."""
+    queues: Mapping[str, tuple[int, int]]
+    """What still lies in every other queue: ready, unacknowledged."""
+    waiting: frozenset[str] = frozenset()
+    """Ids of what lies there: late, but not lost."""
+    executions: Mapping[int, int] = field(default_factory=dict)
+    """By row."""
+
+
+@dataclass(slots=True)
+class Balance:
+    """Counts, and the tasks that are wrong, each as a line for a person."""
+
+    submitted: int = 0
+    """And confirmed."""
+    unconfirmed: int = 0
+    unconfirmed_done: int = 0
+    """Of these, how many have a result all the same."""
+    succeeded: int = 0
+    deserved: int = 0
+    """Failed as their input deserves."""
+    late: int = 0
+    """No end yet, but still in a queue; the queue is stuck."""
+    letters: int = 0
+    letters_again: int = 0
+    """Copies beyond the first."""
+    executed_again: int = 0
+    """Rows run beyond the first time, however often."""
+    lost: list[str] = field(default_factory=list)
+    failed_wrongly: list[str] = field(default_factory=list)
+    wrong_answers: list[str] = field(default_factory=list)
+    two_places: list[str] = field(default_factory=list)
+    two_outcomes: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    freed: list[str] = field(default_factory=list)
+    """Ended only when the workers were restarted by hand."""
+
+    @property
+    def faults(self) -> dict[str, list[str]]:
+        """What must be empty, by its name for a person."""
+        return {
+            "lost": self.lost,
+            "failed wrongly": self.failed_wrongly,
+            "wrong answers": self.wrong_answers,
+            "in two places": self.two_places,
+            "told one end, recorded another": self.two_outcomes,
+            "results of nobody's tasks": self.strangers,
+            "stuck in a queue": self.stuck,
+            "stuck in a worker until it was restarted": self.freed,
+        }
+
+    @property
+    def balanced(self) -> bool:
+        """Everything that was confirmed has ended, once, and as it deserves."""
+        return not any(self.faults.values())
+
+    def described(self) -> str:
+        """The first few of each fault, a line each."""
+        return "\n".join(
+            line
+            for name, lines in self.faults.items()
+            if lines
+            for line in (f"{name}: {len(lines)}", *(f"  {it}" for it in lines[:_SHOWN]))
+        )
+
+
+def balance(entries: Sequence[Entry], evidence: Evidence, freed: Sequence[str] = ()) -> Balance:
+    """Judge every entry, and then what nobody asked for.
+
+    Args:
+        entries: all submissions.
+        evidence: what was found.
+        freed: ids that had no end in time, before the workers were restarted.
+    """
+    found = Balance(freed=[task_id for task_id in freed if task_id in evidence.records])
+    for entry in entries:
+        if entry.confirmed:
+            found.submitted += 1
+            _judge(entry, evidence, found)
+        else:
+            found.unconfirmed += 1
+            _look_at_unconfirmed(entry, evidence, found)
+    _look_for_strangers(entries, evidence, found)
+    again = (times - 1 for times in evidence.executions.values() if times > 1)
+    found.executed_again = sum(again)
+    found.stuck = [
+        f"{name}: {ready} ready, {unacked} unacknowledged"
+        for name, (ready, unacked) in evidence.queues.items()
+        if ready or unacked
+    ]
+    return found
+
+
+def _judge(entry: Entry, evidence: Evidence, found: Balance) -> None:
+    """A confirmed entry: exactly one end, the one that it deserves."""
+    task_id = entry.task_id or ""
+    record = evidence.records.get(task_id)
+    copies = evidence.letters.get(task_id, 0)
+    line = f"{task_id} of {entry.producer}, deserves {entry.want.value}"
+    if task_id in evidence.waiting and record is None:
+        found.late += 1
+        return
+    found.letters += bool(copies)
+    found.letters_again += max(0, copies - 1)
+    if (entry.want.record and record is None and not copies) or (entry.want.letter and not copies):
+        seen = "" if entry.told is None else f"; its caller was told {entry.told or 'success'!r}"
+        found.lost.append(f"{line}: nowhere{seen}")
+        return
+    if record is None:
+        if entry.want.record:
+            found.failed_wrongly.append(f"{line}: dead-lettered")
+        return
+    if copies and not entry.want.letter:
+        found.two_places.append(f"{line}: a dead letter and a result")
+    _judge_record(entry, record, line, found)
+
+
+def _judge_record(entry: Entry, record: Found, line: str, found: Balance) -> None:
+    if entry.told is not None and entry.told != record.error:
+        told, kept = entry.told or "success", record.error or "success"
+        found.two_outcomes.append(f"{line}: told {told}, recorded {kept}")
+    if record.error:
+        deserved = entry.want.errors
+        if deserved is None or record.error in deserved:
+            found.deserved += 1
+        else:
+            found.failed_wrongly.append(f"{line}: {record.error}: {record.text}")
+    elif entry.want is not Want.SUCCESS or not record.right:
+        found.wrong_answers.append(f"{line}: a success that is not right")
+    else:
+        found.succeeded += 1
+
+
+def _look_at_unconfirmed(entry: Entry, evidence: Evidence, found: Balance) -> None:
+    record = evidence.records.get(entry.task_id or "")
+    if record is None:
+        return
+    found.unconfirmed_done += 1
+    if not record.error and not record.right:
+        found.wrong_answers.append(f"{entry.task_id} of {entry.producer}, never confirmed")
+
+
+def _look_for_strangers(entries: Sequence[Entry], evidence: Evidence, found: Balance) -> None:
+    """Results and letters under ids that no entry has.
+
+    Some are to be expected: a client that could not submit does not say under which id it tried.
+    """
+    known = {entry.task_id for entry in entries}
+    strangers = sorted((set(evidence.records) | set(evidence.letters)) - known)
+    nameless = sum(entry.task_id is None for entry in entries)
+    if len(strangers) > nameless:
+        found.strangers = strangers
+    else:
+        found.unconfirmed_done += len(strangers)
+
+
+def errors_by_class(lines: Sequence[str]) -> Counter[str]:
+    """Wrong failures by the error's class."""
+    return Counter(line.split(": ")[1] for line in lines)

@@ -1,0 +1,117 @@
+"""A stock-like producer: JSON, publisher confirms, the same message again until confirmed."""
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from typing import Any, Self
+
+import aiormq
+import orjson
+from aiormq.exceptions import AMQPError
+from pamqp.commands import Basic
+
+from bridge.settings import Settings
+from bridgechaos.book import model_and_rows
+from bridgechaos.ledger import Entry, Want
+
+_CONFIRM_S = 5.0
+_CONNECT_S = 5.0
+_AGAIN_S = 0.2
+
+
+class Mailer:
+    """A stock-like producer: JSON, publisher confirms, the same message again until confirmed."""
+
+    def __init__(self, settings: Settings, seed: int = 0) -> None:
+        """Nothing is connected before the first message."""
+        self._settings = settings
+        self._dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
+        self._connection: Any = None
+        self._channel: Any = None
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._drop(self._channel)
+
+    async def send(self, entry: Entry, patience_s: float) -> bool:
+        """Publish until it is confirmed; False if it was not within `patience_s` seconds.
+
+        Its id is in the entry from the start. A message that was taken without its confirmation
+        arriving is sent twice.
+        """
+        entry.task_id = uuid.uuid4().hex
+        body = self._written(entry)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                await self._publish(body)
+            except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _cancelling():
+                    raise
+                entry.why = type(error).__name__
+                if time.monotonic() + _AGAIN_S > deadline:
+                    return False
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                return True
+
+    def _written(self, entry: Entry) -> bytes:
+        if entry.want is Want.NONSENSE:
+            return f"no task: {entry.task_id}".encode()
+        model, x = model_and_rows(entry, self._dice)
+        message: dict[str, Any] = {
+            "task_id": entry.task_id,
+            "task_name": "nobodys_task" if entry.want is Want.NO_TASK else "ml_inference",
+            "labels": {},
+            "labels_types": None,
+            "args": [model, {"x": x.tolist()}],
+            "kwargs": {},
+        }
+        return orjson.dumps(message)
+
+    async def _publish(self, body: bytes) -> None:
+        channel = await self._connected()
+        try:
+            async with asyncio.timeout(_CONFIRM_S):
+                await channel.basic_publish(
+                    body,
+                    exchange=self._settings.taskiq_ml_exchange,
+                    routing_key=self._settings.taskiq_ml_routing_key,
+                    properties=Basic.Properties(content_type="application/json", delivery_mode=2),
+                    mandatory=True,
+                )
+        except BaseException:
+            await self._drop(channel)
+            raise
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._channel is None or self._channel.is_closed:
+                await self._drop(self._channel)
+                async with asyncio.timeout(_CONNECT_S):
+                    self._connection = await aiormq.connect(self._settings.rabbitmq_url)
+                    self._channel = await self._connection.channel(
+                        publisher_confirms=True, on_return_raises=True
+                    )
+            return self._channel
+
+    async def _drop(self, channel: Any) -> None:
+        """Forget a connection that may be dead, unless there is a new one already."""
+        if channel is not self._channel:
+            return
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(AMQPError, OSError, RuntimeError, asyncio.CancelledError):
+                async with asyncio.timeout(_AGAIN_S):
+                    await connection.close()
+
+
+def _cancelling() -> bool:
+    """Whether it is we who are cancelled: aiormq cancels futures that we wait for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,110 @@
+"""What a run found, for a person, for a program, and for the docs."""
+
+import statistics
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bridgechaos.ledger import errors_by_class
+from bridgechaos.session import Hit, Outcome
+
+
+def counts(outcome: Outcome) -> dict[str, int | float]:
+    """The figures of a run, by their names for a person."""
+    found = outcome.balance
+    return {
+        "tasks submitted and confirmed": found.submitted,
+        "succeeded": found.succeeded,
+        "failed as deserved": found.deserved,
+        "dead-lettered": found.letters,
+        "failed wrongly": len(found.failed_wrongly),
+        "lost": len(found.lost),
+        "no end yet, still queued": found.late,
+        "wrong answers": len(found.wrong_answers),
+        "in two places": len(found.two_places),
+        "told one end, recorded another": len(found.two_outcomes),
+        "results of nobody's tasks": len(found.strangers),
+        "queues that still hold messages": len(found.stuck),
+        "stuck until workers were restarted": len(found.freed),
+        "not confirmed": found.unconfirmed,
+        "of these, done all the same": found.unconfirmed_done,
+        "second copies of dead letters": found.letters_again,
+        "rows executed again": found.executed_again,
+        "submissions that hung": outcome.hung,
+        "callers never told of a result": outcome.deaf,
+        "parts that ended by themselves": len(outcome.unexpected),
+        "zombies": len(outcome.zombies),
+        "most growth of a worker, MB": round(outcome.growth_mb, 1),
+        "longest stall with all parts up, s": round(outcome.stall_s, 1),
+        "settled after, s": round(outcome.settled_s, 1),
+        "took, s": round(outcome.took_s, 1),
+    }
+
+
+def recoveries(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """By kind: how often, and seconds until a probe succeeded; None: it never did."""
+    by_kind: dict[str, list[Hit]] = defaultdict(list)
+    for hit in outcome.hits:
+        by_kind[hit.fault.kind].append(hit)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, hits in sorted(by_kind.items()):
+        seconds = [hit.recovery_s for hit in hits if hit.recovery_s is not None]
+        found[kind] = {
+            "count": len(hits),
+            "median_s": round(statistics.median(seconds), 2) if seconds else None,
+            "max_s": round(max(seconds), 2) if len(seconds) == len(hits) else None,
+        }
+    return found
+
+
+def plain(outcome: Outcome) -> dict[str, Any]:
+    """All of it, for `--json`."""
+    found = outcome.balance
+    return {
+        "seed": outcome.options.seed,
+        "good": outcome.good,
+        "counts": counts(outcome),
+        "faults": recoveries(outcome),
+        "left_out": outcome.left_out,
+        "wrong_errors": dict(errors_by_class(found.failed_wrongly)),
+        "wrong": found.faults,
+        "troubles": outcome.troubles,
+        "schedule": [str(hit.fault) for hit in outcome.hits],
+    }
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Tables, and the tasks that are wrong."""
+    table = Table(title=f"{len(outcome.hits)} faults, seed {outcome.options.seed}")
+    for column in ("fault", "count", "recovery, median s", "max s"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    for row in fault_rows(outcome):
+        table.add_row(*row)
+    console.print(table)
+    ledger = Table(title="ledger", show_header=False)
+    ledger.add_column()
+    ledger.add_column(justify="right")
+    for name, value in counts(outcome).items():
+        ledger.add_row(name, f"{value:,}")
+    console.print(ledger)
+    console.print(outcome.balance.described(), markup=False, highlight=False)
+    for trouble in outcome.troubles:
+        console.print(trouble, markup=False, highlight=False)
+    verdict = "balances" if outcome.good else "DOES NOT BALANCE"
+    console.print(f"seed {outcome.options.seed}: the ledger {verdict}")
+
+
+def fault_rows(outcome: Outcome) -> list[list[str]]:
+    """A row for each kind, those that were left out last and loud."""
+    rows = [
+        [kind, str(it["count"]), _seconds(it["median_s"]), _seconds(it["max_s"])]
+        for kind, it in recoveries(outcome).items()
+    ]
+    rows += [[f"LEFT OUT: {kind} ({why})", "0", "", ""] for kind, why in outcome.left_out.items()]
+    return rows
+
+
+def _seconds(value: float | None) -> str:
+    return "never" if value is None else f"{value:.2f}"

@@ -1,0 +1,225 @@
+"""A whole run on a stack: load, faults on schedule, all back, the judgement.
+
+Enters: a running stack, options. Leaves: an `Outcome`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from bridge.client import BridgeClient
+from bridge.settings import Settings
+from bridgechaos import audit
+from bridgechaos.book import Book
+from bridgechaos.faults import Scene
+from bridgechaos.ledger import Balance, balance
+from bridgechaos.mailer import Mailer
+from bridgechaos.plan import Fault, draw
+from bridgechaos.probes import Probes
+from bridgechaos.producers import Load
+from bridgechaos.stack import Stack
+from bridgechaos.watch import Watch, zombies
+
+_CLIENTS = 2
+_STOCK = 2
+_LANES = 6
+_FAULTS_WITHIN = 0.85  # of the time of the load: the last ones are recovered from under load
+_LAST_WORDS_S = 3.0
+_MOST_GROWTH_MB = 150.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run is."""
+
+    seed: int
+    faults: int
+    tasks: int
+    per_s: float
+    longest_s: float
+    """For how long a part is left broken, at most."""
+    settle_s: float
+    """How long the end of everything may take, once all parts are back."""
+    only: tuple[str, ...] = ()
+    """Kinds of faults; empty: all."""
+
+
+@dataclass(slots=True)
+class Hit:
+    """One fault that was done."""
+
+    fault: Fault
+    recovery_s: float | None
+    """From when its part was back until a probe succeeded; None: none did."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run found."""
+
+    options: Options
+    balance: Balance = field(default_factory=Balance)
+    hits: list[Hit] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Kinds that could not be had, and why."""
+    took_s: float = 0.0
+    settled_s: float = 0.0
+    stall_s: float = 0.0
+    growth_mb: float = 0.0
+    hung: int = 0
+    """Submissions of our client that did not end in time."""
+    deaf: int = 0
+    """Callers who waited for a result that was there, and were not told."""
+    zombies: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    """Parts that ended although nobody broke them."""
+    harness: list[str] = field(default_factory=list)
+    """What went wrong in the harness itself: then nothing is proven."""
+
+    @property
+    def troubles(self) -> list[str]:
+        """Everything for which the run fails, beside the ledger."""
+        found = [f"harness: {text}" for text in self.harness]
+        found += [f"zombie: {text}" for text in self.zombies]
+        found += [f"unexpected: {text}" for text in self.unexpected]
+        found += [f"no recovery from {hit.fault}" for hit in self.hits if hit.recovery_s is None]
+        if self.growth_mb > _MOST_GROWTH_MB:
+            found.append(f"a worker grew by {self.growth_mb:.0f} MB")
+        return found
+
+    @property
+    def good(self) -> bool:
+        """The ledger balances, and nothing else is wrong."""
+        return self.balance.balanced and not self.troubles
+
+
+class _Run:
+    """One run on its way."""
+
+    def __init__(self, stack: Stack, options: Options, say: Callable[[str], None]) -> None:
+        self.outcome = Outcome(options)
+        self.book = Book(stack.serials)
+        self.watch = Watch(stack, self.book, say)
+        self._stack = stack
+        self._options = options
+        self._say = say
+
+    async def go(self, settings: Settings) -> Outcome:
+        begun = time.monotonic()
+        options, stack = self._options, self._stack
+        await audit.clear(stack)
+        stack.unexpected.clear()
+        load = Load(self.book, options.seed, options.tasks, options.per_s)
+        async with AsyncExitStack() as exits:
+            clients = [
+                await exits.enter_async_context(BridgeClient(settings)) for _ in range(_CLIENTS)
+            ]
+            mailers = [Mailer(settings, options.seed + number) for number in range(_STOCK)]
+            direct = Mailer(stack.direct, options.seed)
+            for mailer in (*mailers, direct):
+                await exits.enter_async_context(mailer)
+            watching = asyncio.create_task(self.watch.run())
+            exits.push_async_callback(_cancelled, watching)
+            probes = Probes(self.book, direct, stack.redis)
+            scene = Scene(stack, probes.poison)
+            self.outcome.left_out = scene.left_out()
+            await asyncio.gather(load.run(clients, mailers, _LANES), self._break(scene, probes))
+            await self._heal()
+            freed = await self._settle()
+            self.outcome.deaf = await load.listener.stop(_LAST_WORDS_S)
+            if watching.done():
+                self.outcome.harness.append(f"the watch ended: {watching.exception()!r}")
+        await self._judge(load, freed)
+        self.outcome.took_s = time.monotonic() - begun
+        return self.outcome
+
+    async def _break(self, scene: Scene, probes: Probes) -> None:
+        targets = scene.targets()
+        if self._options.only:
+            targets = {kind: it for kind, it in targets.items() if kind in self._options.only}
+        load_s = self._options.tasks / self._options.per_s
+        plan = draw(
+            self._options.seed,
+            targets,
+            self._options.faults,
+            load_s * _FAULTS_WITHIN,
+            self._options.longest_s,
+        )
+        begun = time.monotonic()
+        await asyncio.gather(*(self._hit(scene, probes, fault, begun) for fault in plan))
+
+    async def _hit(self, scene: Scene, probes: Probes, fault: Fault, begun: float) -> None:
+        await asyncio.sleep(max(0.0, begun + fault.at_s - time.monotonic()))
+        self.watch.broken[fault.number] = f"{fault.kind} ({fault.target})"
+        self._say(f"  {time.monotonic() - begun:5.1f} s: {fault.kind} ({fault.target})")
+        try:
+            await scene.inject(fault)
+        except Exception as error:  # noqa: BLE001 - a fault that fails must not hide the others
+            self.outcome.harness.append(f"{fault}: {error!r}")
+        finally:
+            del self.watch.broken[fault.number]
+            self._say(f"  {time.monotonic() - begun:5.1f} s: over: {fault.kind} ({fault.target})")
+        self.outcome.hits.append(Hit(fault, await probes.recovery_s()))
+
+    async def _heal(self) -> None:
+        """All parts run: no fault is left, but what ended by itself may still be starting."""
+        for part in self._stack.parts.values():
+            async with part.lock:
+                if not part.server.process.running:
+                    await part.revive()
+        with contextlib.suppress(RedisError):
+            await self._stack.redis.config_set("maxmemory", "0")
+
+    async def _settle(self) -> list[str]:
+        """Wait for the end of everything.
+
+        What has none in time is not lost for sure: a worker may sit on it. So then the workers are
+        restarted, and what ends after that is told apart from what is lost.
+
+        Returns:
+            Ids of what had not ended before the workers were restarted.
+        """
+        entries, options = self.book.entries, self._options
+        self.outcome.settled_s, missing = await audit.settled(
+            self._stack, entries, options.settle_s, self._say
+        )
+        if missing:
+            self._say(f"  {len(missing)} have not ended; restarting the workers")
+            await asyncio.gather(*(self._stack.parts[name].restart() for name in self._stack.pools))
+            await audit.settled(self._stack, entries, options.settle_s, self._say)
+        return missing
+
+    async def _judge(self, load: Load, freed: list[str]) -> None:
+        stack, outcome = self._stack, self.outcome
+        outcome.zombies = await zombies(stack)
+        evidence = await audit.gather(stack, self.book.entries)
+        outcome.balance = balance(self.book.entries, evidence, freed)
+        outcome.stall_s, outcome.growth_mb = self.watch.stall_s, self.watch.growth_mb
+        outcome.hung = load.hung
+        outcome.unexpected = list(stack.unexpected)
+        outcome.harness += load.odd
+        stack.serials = self.book.next_serial
+
+
+async def run_once(
+    stack: Stack, settings: Settings, options: Options, say: Callable[[str], None]
+) -> Outcome:
+    """One run.
+
+    Args:
+        stack: running; what earlier runs left in it is cleared away first.
+        settings: the producers'.
+        options: of the run.
+        say: takes lines of progress.
+    """
+    return await _Run(stack, options, say).go(settings)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

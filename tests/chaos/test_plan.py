@@ -1,0 +1,18 @@
+"""The schedule follows from the seed."""
+
+from bridgechaos.plan import draw
+
+TARGETS = {"cut": ["one", "two"], "killed": ["three"], "paused": ["four"]}
+
+
+def test_a_seed_repeats_its_schedule():
+    plans = [draw(seed, TARGETS, 50, 20, 3) for seed in (5, 5, 6)]
+    assert plans[0] == plans[1]
+    assert plans[0] != plans[2]
+
+
+def test_every_kind_comes_before_any_comes_twice():
+    plan = draw(1, TARGETS, 6, 20, 3)
+    assert sorted(fault.kind for fault in plan) == sorted([*TARGETS, *TARGETS])
+    assert all(fault.target in TARGETS[fault.kind] for fault in plan)
+    assert all(0.5 <= fault.lasts_s <= 3 for fault in plan)
