@@ -75,14 +75,14 @@ class RedisResults(RedisAsyncResultBackend[Any]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
-            settings.redis_url.get_secret_value(),
+            settings.redis_connect_url,
             result_ex_time=settings.bridge_result_ttl_s,
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
         queues = (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
         self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
         # The hot path's own: taskiq-redis's blocking pool costs a lock and a timer for each use.
-        self._redis: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        self._redis: Redis = Redis.from_url(settings.redis_connect_url)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
 

@@ -19,6 +19,8 @@ from tritonclient.grpc import (
     service_pb2_grpc,
 )
 
+from bridge.advice import TRITON, tls_advice
+from bridge.certificates import TlsFiles
 from bridge.errors import (
     BridgeError,
     InferenceFailedError,
@@ -86,9 +88,14 @@ class ModelState:
 class _Server:
     """One Triton server: its address, channel and stub."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.encrypted = credentials is not None
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        )
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
 
@@ -99,23 +106,32 @@ class TritonClient:
     server with the least in hand, and on to the next where that one is away; loading goes to each.
     """
 
-    def __init__(self, addresses: list[str], admin_key: str | None = None) -> None:
+    def __init__(
+        self, addresses: list[str], admin_key: str | None = None, files: TlsFiles | None = None
+    ) -> None:
         """Open the channels; connecting happens with the first call.
 
         Args:
             addresses: gRPC addresses, `host:port`.
             admin_key: key of the restricted model-repository protocol, if it is restricted.
+            files: speak TLS, with these.
         """
-        self._servers = Replicas([_Server(address) for address in addresses], self._ready)
+        credentials = None if files is None else _credentials(files)
+        servers = [_Server(address, credentials) for address in addresses]
+        self._servers = Replicas(servers, self._ready)
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The client that the environment asks for."""
+    def from_settings(cls, settings: Settings, addresses: list[str] | None = None) -> Self:
+        """The client that the environment asks for; of some `addresses`, if they are given."""
         key = settings.triton_admin_key
-        return cls(settings.triton_addresses, key.get_secret_value() if key else None)
+        return cls(
+            addresses or settings.triton_addresses,
+            key.get_secret_value() if key else None,
+            settings.tls_files("triton") if settings.triton_tls else None,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -133,6 +149,15 @@ class TritonClient:
         """Whether at least one server says that it is ready."""
         answers = await asyncio.gather(*(self._ready(server) for server in self._servers))
         return any(answers)
+
+    async def check(self) -> None:
+        """See that every server is ready.
+
+        Raises:
+            TritonError: one is not; says why.
+        """
+        for server in self._servers:
+            await self._check(server)
 
     async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
         """What `name` takes and gives, from the cache unless `fresh`.
@@ -204,7 +229,7 @@ class TritonClient:
                     request, timeout=_LOAD_S, metadata=self._admin
                 )
             except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server.address, name)
+                failure = _translated(error, server, name)
                 if isinstance(failure, (RestrictedError, TritonUnavailableError)):
                     raise failure from None
                 raise ModelLoadError(
@@ -244,12 +269,20 @@ class TritonClient:
         return found
 
     async def _ready(self, server: _Server) -> bool:
+        try:
+            await self._check(server)
+        except BridgeError:
+            return False
+        return True
+
+    async def _check(self, server: _Server) -> None:
         request = service_pb2.ServerReadyRequest()
         try:
             reply = await server.stub.ServerReady(request, timeout=_QUICK_S)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(reply.ready)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, server, "") from None
+        if not reply.ready:
+            raise TritonUnavailableError(f"Triton at {server.address} is up, but not ready")
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)
@@ -273,7 +306,7 @@ class TritonClient:
                 with self._servers.busy(server):
                     return await call(server)
             except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server.address, name)
+                failure = _translated(error, server, name)
                 if isinstance(failure, TritonUnavailableError):
                     self._servers.take_out(server)
                 elif not isinstance(failure, UnknownModelError):
@@ -286,7 +319,7 @@ class TritonClient:
         try:
             return await method(request, timeout=_QUICK_S, metadata=self._admin)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, server.address, name) from None
+            raise _translated(error, server, name) from None
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self._specs if key[0] == name]:
@@ -314,9 +347,14 @@ def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
     )
 
 
-def _translated(error: grpc.aio.AioRpcError, address: str, model: str) -> BridgeError:
+def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    ca, cert, key = (None if path is None else path.read_bytes() for path in files)
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _translated(error: grpc.aio.AioRpcError, server: _Server, model: str) -> BridgeError:
     """Triton's status as an error of our tree (codes as Triton's gRPC front end sets them)."""
-    code, text = error.code(), error.details() or "no details"
+    address, code, text = server.address, error.code(), error.details() or "no details"
     if "protocol is restricted" in text:
         return RestrictedError(
             f"Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key"
@@ -327,7 +365,10 @@ def _translated(error: grpc.aio.AioRpcError, address: str, model: str) -> Bridge
             "it serves"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        return TritonUnavailableError(f"Triton at {address} is not available: {text}")
+        advice = tls_advice(text, TRITON, encrypted=server.encrypted)
+        return TritonUnavailableError(
+            f"Triton at {address} is not available: {text}{f'; {advice}' if advice else ''}"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return InferenceTimeoutError(f"Triton at {address} did not answer in time for {model!r}")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):

@@ -6,8 +6,10 @@ import aiormq.exceptions
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from bridge.advice import redis_advice
 from bridge.errors import QueueError
 from bridge.queues.rabbitmq import connect
+from bridge.queues.trouble import rabbitmq_trouble
 from bridge.settings import Settings
 
 
@@ -37,9 +39,7 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     try:
         connection = await connect(settings.rabbitmq_url)
     except (OSError, aiormq.exceptions.AMQPError) as error:
-        raise QueueError(
-            f"cannot use RabbitMQ at {settings.rabbitmq_shown} ({type(error).__name__}: {error})"
-        ) from None
+        raise rabbitmq_trouble(error, settings.rabbitmq_shown) from None
     async with connection:
         for name in names:
             channel = await connection.channel()
@@ -53,14 +53,17 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
 
 async def _stream_depths(settings: Settings, names: list[str]) -> list[QueueDepth]:
     depths = []
-    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+    async with Redis.from_url(settings.redis_connect_url) as redis:
         for name in names:
             try:
                 groups = await redis.xinfo_groups(name)
             except ResponseError:  # no such stream
                 depths.append(QueueDepth(name, None, None))
             except RedisError as error:
-                raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
+                shown = settings.redis_shown
+                raise QueueError(
+                    f"cannot use Redis at {shown} ({error}); {redis_advice(error, shown)}"
+                ) from None
             else:
                 consumers = sum(int(group["consumers"]) for group in groups)
                 depths.append(QueueDepth(name, await redis.xlen(name), consumers))

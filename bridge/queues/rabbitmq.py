@@ -5,6 +5,7 @@ either side may come first.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,6 +20,7 @@ from aio_pika.connection import make_url
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
+from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
@@ -27,6 +29,7 @@ from bridge.intake import Intake
 from bridge.messages import Formatter
 from bridge.queues.acks import Acknowledger
 from bridge.queues.consumer import Consumer
+from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -34,10 +37,6 @@ logger = logging.getLogger("bridge.queues")
 
 _CONNECT_S = 10.0
 _PUBLISH_S = 30.0
-_Refusal = (
-    aiormq.exceptions.ChannelPreconditionFailed,
-    aiormq.exceptions.ChannelAccessRefused,
-)
 
 
 async def connect(url: str) -> AbstractConnection:
@@ -120,7 +119,8 @@ class RabbitMQBroker(AioPikaBroker):
         the task may run twice, its result is one.
 
         Raises:
-            QueueError: RabbitMQ did not confirm within 30 seconds, or has no queue for it.
+            QueueError: RabbitMQ did not confirm within 30 seconds, has no queue for it, or refuses
+                the user.
         """
         deadline = time.monotonic() + _PUBLISH_S
         pause_s = 0.1
@@ -132,6 +132,8 @@ class RabbitMQBroker(AioPikaBroker):
                     f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
                     f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
                 ) from None
+            except aiormq.exceptions.ChannelAccessRefused as error:
+                raise rabbitmq_trouble(error, self._where) from None
             except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
                 if time.monotonic() + pause_s > deadline:
                     raise QueueError(
@@ -216,16 +218,8 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await self._agree_on_topology()
             await super().startup()
-        except aiormq.exceptions.ProbableAuthenticationError:
-            raise QueueError(
-                f"RabbitMQ at {self._where} refuses the user: check RABBITMQ_USERNAME, "
-                "RABBITMQ_PASSWORD and the user's rights on RABBITMQ_VHOST"
-            ) from None
-        except (OSError, aiormq.exceptions.AMQPError) as error:
-            raise QueueError(
-                f"cannot use RabbitMQ at {self._where} ({type(error).__name__}: {error}); check "
-                "RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
-            ) from None
+        except (OSError, aiormq.exceptions.AMQPError, BaseAioPikaBrokerError) as error:
+            raise rabbitmq_trouble(error, self._where) from None
 
     async def _agree_on_topology(self) -> None:
         """Find what exists otherwise than we would declare it, and leave that alone."""
@@ -240,7 +234,9 @@ class RabbitMQBroker(AioPikaBroker):
                 self._task_queues = [replace(queue, declare=False)]
                 channel = await connection.channel()
                 found = await channel.get_queue(queue.name)
-                await found.bind(self._exchange.name, queue.routing_key)
+                # A producer's user need not have the right: what a worker bound stays bound.
+                with contextlib.suppress(aiormq.exceptions.ChannelAccessRefused):
+                    await found.bind(self._exchange.name, queue.routing_key)
 
     async def _declared(
         self,
@@ -251,7 +247,10 @@ class RabbitMQBroker(AioPikaBroker):
         # A refused declaration closes its channel: each has one of its own.
         try:
             await declare(await connection.channel())
-        except _Refusal as refusal:
+        except aiormq.exceptions.ChannelAccessRefused as refusal:
+            logger.info("may not declare the %s, which is used as it is: %s", what, refusal)
+            return False
+        except aiormq.exceptions.ChannelPreconditionFailed as refusal:
             logger.warning(
                 "RabbitMQ has another %s than this would declare, and it is used as it is (%s). To "
                 "get ours, drain and delete it; to keep it without this warning, set "
