@@ -25,7 +25,7 @@ TRITON = Server("TRITON", "TRITON_URL", "TRITON_TLS")
 _UNTRUSTED = ("certificate_verify_failed", "hostname verification", "verification check")
 _REFUSED = ("_alert_",)
 _NO_TLS = ("wrong_version_number", "handshake", "record_layer_failure")
-_CLOSED = ("closed", "reset by peer", "connection lost", "bytes read")
+_CLOSED = ("closed", "reset by peer", "connection lost", "broken pipe", "bytes read")
 
 
 def tls_advice(said: str, server: Server, *, encrypted: bool) -> str | None:
