@@ -23,6 +23,7 @@ from taskiq import AsyncBroker, TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
+from bridge.advice import redis_advice
 from bridge.arrays import (
     InferenceResult,
     decode_reply,
@@ -70,7 +71,7 @@ class BridgeClient:
         """
         self._settings = settings or load_settings()
         self._brokers: dict[Kind, AsyncBroker] = {}
-        self._redis: Redis = Redis.from_url(self._settings.redis_url.get_secret_value())
+        self._redis: Redis = Redis.from_url(self._settings.redis_connect_url)
         self._replies = Replies(self._redis)
         self._payloads: Payloads | None = None
 
@@ -83,8 +84,9 @@ class BridgeClient:
                 await broker.startup()
         except RedisError as error:
             await self.close()
+            shown = self._settings.redis_shown
             raise QueueError(
-                f"cannot use Redis at {self._settings.redis_shown} ({error}); check REDIS_URL"
+                f"cannot use Redis at {shown} ({error}); {redis_advice(error, shown)}"
             ) from None
         except BaseException:
             await self.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
@@ -29,6 +29,8 @@ REPLY_TO = "reply_to"
 logger = logging.getLogger("bridge.results")
 
 _RETRY_S, _RETRY_MOST_S = 0.1, 2.0
+_ANSWER_S = 10.0  # a connection that is silent for so long is made anew
+_ASKING = 16
 # Printable, and outside of the names that we and taskiq-redis keep for other things.
 _TASK_ID = re.compile(r"(?!bridge:|autoclaim:)[\x21-\x7e]{1,256}(?<!__progress)", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -92,15 +94,18 @@ class RedisResults(RedisAsyncResultBackend[Any]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
-            settings.redis_url.get_secret_value(),
+            settings.redis_connect_url,
             result_ex_time=settings.bridge_result_ttl_s,
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
         queues = (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
         self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
         # The hot path's own: taskiq-redis's blocking pool costs a lock and a timer for each use.
-        self._redis: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        self._redis: Redis = Redis.from_url(
+            settings.redis_connect_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
+        )
         self.cancellations = Cancellations(self._redis, settings.bridge_result_ttl_s)
+        self._asking = asyncio.Semaphore(_ASKING)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -161,8 +166,14 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         await super().shutdown()
 
     async def is_result_ready(self, task_id: str) -> bool:
-        """Whether the task has a result."""
-        return bool(await self._redis.exists(task_id))
+        """Whether the task has a result. Waits for a Redis that is away."""
+        async with self._asking:  # thousands of messages may be redelivered at once
+            while True:
+                try:
+                    return bool(await self._redis.exists(task_id))
+                except Exception as error:  # noqa: BLE001 - as `_write`
+                    logger.warning("cannot ask Redis for a result, trying again: %s", error)
+                    await asyncio.sleep(_RETRY_MOST_S)
 
     async def _write(self) -> None:
         pause_s = _RETRY_S
@@ -170,7 +181,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             batch, self._pending = self._pending, []
             try:
                 failures = await self._round_trip(batch)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - uvloop has RuntimeErrors for a cut connection
                 failures = dict.fromkeys(batch, error)
             if not failures:
                 pause_s = _RETRY_S

@@ -5,16 +5,29 @@ text never reaches a log or a traceback.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import Field, NonNegativeInt, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
 QueueType = Literal["quorum", "classic"]
+Part = Literal["rabbitmq", "redis", "triton"]
+
+PARTS: tuple[Part, ...] = ("rabbitmq", "redis", "triton")
+TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part in PARTS}
+"""The fields of each part's certificate files; an empty variable is an unset one."""
 
 
 class Settings(BaseSettings):
@@ -23,7 +36,7 @@ class Settings(BaseSettings):
     A field's environment variable is its name in capitals.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # The queue.
     bridge_queue: Literal["rabbitmq", "redis-streams"] = "rabbitmq"
@@ -75,6 +88,10 @@ class Settings(BaseSettings):
 
     # Results and progress.
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
+    redis_ca_file: Path | None = None
+    """This and the next two are for every `rediss://` URL, unless it names files of its own."""
+    redis_cert_file: Path | None = None
+    redis_key_file: Path | None = None
     bridge_result_ttl_s: int = Field(default=86_400, ge=1)
     """How long a result can be read, in seconds."""
 
@@ -105,6 +122,10 @@ class Settings(BaseSettings):
     # Triton.
     triton_url: str = "localhost:8001"
     """One or several gRPC addresses `host:port`, separated by commas."""
+    triton_tls: bool = False
+    triton_ca_file: Path | None = None
+    triton_cert_file: Path | None = None
+    triton_key_file: Path | None = None
     triton_admin_key: SecretStr | None = None
     """Key of Triton's restricted model-repository protocol; training workers need it."""
     bridge_infer_timeout_s: float = Field(default=60.0, gt=0)
@@ -134,11 +155,54 @@ class Settings(BaseSettings):
         parts = urlsplit(value.get_secret_value())
         if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
             return value
-        if parts.scheme in {"s3", "redis", "rediss"} and parts.netloc:
+        if parts.scheme == "s3" and parts.netloc:
+            return value
+        if parts.scheme in {"redis", "rediss"} and _is_clear(value.get_secret_value()):
             return value
         raise ValueError(  # the value stays out: it may hold a password
-            "must be file:///folder, s3://bucket/prefix, redis://host:port/0 or rediss://..."
+            "must be file:///folder, s3://bucket/prefix, redis://host:port/0 or rediss://..., with "
+            "/ ? # @ in a password percent-encoded"
         )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        known = urlsplit(url).scheme in {"redis", "rediss"} and _is_clear(url)
+        if known or url.startswith("unix:///"):
+            return value
+        raise ValueError(
+            "must be redis://user:password@host:port/0, rediss://... or unix:///path, with "
+            "/ ? # @ in a password percent-encoded"
+        )
+
+    @field_validator(*(name for names in TLS_FILES.values() for name in names), mode="before")
+    @classmethod
+    def _unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _tls(self) -> Self:
+        """Files that can be used, and that are used: else what they protect would go in clear."""
+        urls = [self.redis_url, self.bridge_payload_url or self.redis_url]
+        redis_tls = any(url.get_secret_value().startswith("rediss:") for url in urls)
+        used = {
+            "rabbitmq": (self.rabbitmq_tls, "RABBITMQ_TLS is not true"),
+            "redis": (redis_tls, "REDIS_URL does not begin with rediss://"),
+            "triton": (self.triton_tls, "TRITON_TLS is not true"),
+        }
+        for part in PARTS:
+            names, files = TLS_FILES[part], self.tls_files(part)
+            given = [name.upper() for name, path in zip(names, files, strict=True) if path]
+            tls, reason = used[part]
+            if given and not tls:
+                raise ValueError(f"{given[0]} is set, but {reason}")
+            check_files(part.upper(), files)
+        return self
+
+    def tls_files(self, part: Part) -> TlsFiles:
+        """The certificate files for the connection to a part."""
+        return TlsFiles(*(getattr(self, name) for name in TLS_FILES[part]))
 
     @property
     def payload_ttl_s(self) -> int:
@@ -162,12 +226,7 @@ class Settings(BaseSettings):
         scheme = "amqps" if self.rabbitmq_tls else "amqp"
         user = quote(self.rabbitmq_username, safe="")
         password = quote(self.rabbitmq_password.get_secret_value(), safe="")
-        files = {
-            "cafile": self.rabbitmq_ca_file,
-            "certfile": self.rabbitmq_cert_file,
-            "keyfile": self.rabbitmq_key_file,
-        }
-        query = urlencode({key: str(path) for key, path in files.items() if path})
+        query = _query(("cafile", "certfile", "keyfile"), self.tls_files("rabbitmq"))
         return (
             f"{scheme}://{user}:{password}@{self.rabbitmq_host}:{self.rabbitmq_port}"
             f"/{quote(self.rabbitmq_vhost, safe='')}{'?' + query if query else ''}"
@@ -181,9 +240,42 @@ class Settings(BaseSettings):
         return f"{scheme}://{self.rabbitmq_host}:{self.rabbitmq_port}/{vhost}"
 
     @property
+    def redis_connect_url(self) -> str:
+        """REDIS_URL with password and certificate files: for connecting, never for showing."""
+        return self._with_files(self.redis_url.get_secret_value())
+
+    @property
+    def payload_connect_url(self) -> str | None:
+        """The payload store's URL, if it is set: for connecting, never for showing."""
+        url = self.bridge_payload_url
+        return None if url is None else self._with_files(url.get_secret_value())
+
+    def _with_files(self, url: str) -> str:
+        """The URL with our files after its own options; redis-py takes the first of a name."""
+        parts = urlsplit(url)
+        if parts.scheme != "rediss":
+            return url
+        ours = _query(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), self.tls_files("redis"))
+        return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, ours)))))
+
+    @property
     def redis_shown(self) -> str:
         """The Redis URL as a person may see it, without user and password."""
         return _without_secrets(self.redis_url.get_secret_value())
+
+
+def _query(names: tuple[str, str, str], files: TlsFiles) -> str:
+    return urlencode({name: str(path) for name, path in zip(names, files, strict=True) if path})
+
+
+def _is_clear(url: str) -> bool:
+    """Whether a URL has a host, and its password ends where everybody thinks that it does."""
+    parts = urlsplit(url)
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) and "@" not in parts.path + parts.query + parts.fragment
 
 
 def _without_secrets(url: str) -> str:
@@ -202,7 +294,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            ": ".join(filter(None, (".".join(map(str, item["loc"])).upper(), item["msg"])))
             for item in error.errors(include_input=False)
         )
         raise SettingsError(f"cannot use the environment: {problems}") from None

@@ -19,6 +19,8 @@ from tritonclient.grpc import (
     service_pb2_grpc,
 )
 
+from bridge.advice import TRITON, tls_advice
+from bridge.certificates import TlsFiles
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
@@ -100,9 +102,14 @@ class ModelState:
 class _Server:
     """One Triton server: its address, channel and stub."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.encrypted = credentials is not None
+        self.channel = (
+            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+        )
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
 
@@ -113,14 +120,19 @@ class TritonClient:
     server with the least in hand, and on to the next where that one is away; loading goes to each.
     """
 
-    def __init__(self, addresses: list[str], admin_key: str | None = None) -> None:
+    def __init__(
+        self, addresses: list[str], admin_key: str | None = None, files: TlsFiles | None = None
+    ) -> None:
         """Open the channels; connecting happens with the first call.
 
         Args:
             addresses: gRPC addresses, `host:port`.
             admin_key: key of the restricted model-repository protocol, if it is restricted.
+            files: speak TLS, with these.
         """
-        self._servers = Replicas([_Server(address) for address in addresses], self._ready)
+        credentials = None if files is None else _credentials(files)
+        servers = [_Server(address, credentials) for address in addresses]
+        self._servers = Replicas(servers, self._ready)
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
@@ -128,10 +140,14 @@ class TritonClient:
         """Called with server and model whose process died; see `reload`."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """The client that the environment asks for."""
+    def from_settings(cls, settings: Settings, addresses: list[str] | None = None) -> Self:
+        """The client that the environment asks for; of some `addresses`, if they are given."""
         key = settings.triton_admin_key
-        return cls(settings.triton_addresses, key.get_secret_value() if key else None)
+        return cls(
+            addresses or settings.triton_addresses,
+            key.get_secret_value() if key else None,
+            settings.tls_files("triton") if settings.triton_tls else None,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,6 +165,15 @@ class TritonClient:
         """Whether at least one server says that it is ready."""
         answers = await asyncio.gather(*(self._ready(server) for server in self._servers))
         return any(answers)
+
+    async def check(self) -> None:
+        """See that every server is ready.
+
+        Raises:
+            TritonError: one is not; says why.
+        """
+        for server in self._servers:
+            await self._check(server)
 
     async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
         """What `name` takes and gives, from the cache unless `fresh`.
@@ -222,7 +247,7 @@ class TritonClient:
                     request, timeout=_LOAD_S, metadata=self._admin
                 )
             except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server.address, name)
+                failure = _translated(error, server, name)
                 if isinstance(failure, (RestrictedError, TritonUnavailableError)):
                     raise failure from None
                 raise ModelLoadError(
@@ -290,12 +315,20 @@ class TritonClient:
         return found
 
     async def _ready(self, server: _Server) -> bool:
+        try:
+            await self._check(server)
+        except BridgeError:
+            return False
+        return True
+
+    async def _check(self, server: _Server) -> None:
         request = service_pb2.ServerReadyRequest()
         try:
             reply = await server.stub.ServerReady(request, timeout=_QUICK_S)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(reply.ready)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, server, "") from None
+        if not reply.ready:
+            raise TritonUnavailableError(f"Triton at {server.address} is up, but not ready")
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)
@@ -319,7 +352,7 @@ class TritonClient:
                 with self._servers.busy(server):
                     return await call(server)
             except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server.address, name)
+                failure = _translated(error, server, name)
                 if isinstance(failure, ModelUnavailableError) and not await self._ready(server):
                     # A server that is ending unloads its models first.
                     failure = TritonUnavailableError(f"Triton at {server.address} is stopping")
@@ -342,7 +375,7 @@ class TritonClient:
         try:
             return await method(request, timeout=timeout_s, metadata=self._admin)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, server.address, name) from None
+            raise _translated(error, server, name) from None
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self._specs if key[0] == name]:
@@ -370,16 +403,27 @@ def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
     )
 
 
-def _translated(error: grpc.aio.AioRpcError, address: str, model: str) -> BridgeError:
+def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    ca, cert, key = (None if path is None else path.read_bytes() for path in files)
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _translated(error: grpc.aio.AioRpcError, server: _Server, model: str) -> BridgeError:
     """Triton's status as an error of our tree (codes as Triton's gRPC front end sets them)."""
     code, text = error.code(), error.details() or "no details"
-    for said, kind, sentence in _BY_TEXT:
-        if said in text:
-            return kind(sentence.format(model=repr(model), address=address, text=text))
+    said = {"model": repr(model), "address": server.address, "text": text}
+    for phrase, kind, sentence in _BY_TEXT:
+        if phrase in text:
+            return kind(sentence.format(**said))
+    if code is grpc.StatusCode.UNAVAILABLE:
+        advice = tls_advice(text, TRITON, encrypted=server.encrypted)
+        return TritonUnavailableError(
+            f"Triton at {server.address} is not available: {text}{f'; {advice}' if advice else ''}"
+        )
     kind, sentence = _BY_CODE.get(
         code, (InferenceFailedError, f"model {{model}} failed in Triton ({code.name}): {{text}}")
     )
-    return kind(sentence.format(model=repr(model), address=address, text=text))
+    return kind(sentence.format(**said))
 
 
 _BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
@@ -388,11 +432,7 @@ _BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
         RestrictedError,
         "Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key",
     ),
-    (
-        "has no available versions",
-        ModelUnavailableError,
-        _NOT_READY,
-    ),
+    ("has no available versions", ModelUnavailableError, _NOT_READY),
     ("unknown model", UnknownModelError, _UNKNOWN),
     ("maximum queue size", TritonBusyError, "the queue of {model} in Triton at {address} is full"),
     (
@@ -403,10 +443,6 @@ _BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
 )
 _BY_CODE: dict[grpc.StatusCode, tuple[type[BridgeError], str]] = {
     grpc.StatusCode.NOT_FOUND: (UnknownModelError, _UNKNOWN),
-    grpc.StatusCode.UNAVAILABLE: (
-        TritonUnavailableError,
-        "Triton at {address} is not available: {text}",
-    ),
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         InferenceTimeoutError,
         "Triton at {address} did not answer in time for {model}",

@@ -1,6 +1,9 @@
 """Names stay in their folder; the environment is read once, and secrets are not shown."""
 
+from urllib.parse import urlencode
+
 import pytest
+import trustme
 
 from bridge import errors
 from bridge.names import check_name
@@ -62,10 +65,13 @@ def test_passwords_are_quoted_for_the_url_and_never_shown(monkeypatch):
         assert secret not in shown
 
 
-def test_tls_is_spelled_as_aio_pika_reads_it(monkeypatch):
+def test_tls_is_spelled_as_aio_pika_reads_it(monkeypatch, tmp_path):
+    path = tmp_path / "c a.pem"
+    trustme.CA().cert_pem.write_to_path(path)
     monkeypatch.setenv("RABBITMQ_TLS", "true")
-    monkeypatch.setenv("RABBITMQ_CA_FILE", "/certs/ca.pem")
-    assert load_settings().rabbitmq_url.endswith("@localhost:5672/%2F?cafile=%2Fcerts%2Fca.pem")
+    monkeypatch.setenv("RABBITMQ_CA_FILE", str(path))
+    files = urlencode({"cafile": str(path)})
+    assert load_settings().rabbitmq_url.endswith(f"@localhost:5672/%2F?{files}")
     assert load_settings().rabbitmq_url.startswith("amqps://")
 
 

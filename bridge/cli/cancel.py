@@ -19,7 +19,7 @@ async def _cancel(task_ids: list[str]) -> dict[str, bool]:
     for task_id in task_ids:
         check_name("task id", task_id)
     try:
-        async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        async with Redis.from_url(settings.redis_connect_url) as redis:
             return {
                 task_id: await cancel_task(redis, task_id, settings.bridge_result_ttl_s)
                 for task_id in task_ids

@@ -7,6 +7,7 @@ import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from bridge.advice import redis_advice
 from bridge.cli.output import Json, console, print_json, print_table
 from bridge.client import BridgeClient
 from bridge.errors import BridgeError, RestrictedError, TritonError
@@ -101,8 +102,7 @@ async def _parts(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[st
     add("Redis Streams" if streams else "RabbitMQ", where, problem)
     add("Redis", settings.redis_shown, await _redis_problem(settings))
     for address in settings.triton_addresses:
-        async with TritonClient([address]) as triton:
-            add("Triton", address, None if await triton.ready() else "not ready, or not reachable")
+        add("Triton", address, await _triton_problem(settings, address))
     for row, pool in ((0, "inference"), (2, "training")):
         served = len(queues) > row and queues[row]["consumers"]
         add(f"{pool} workers", "", None if served else "no consumer on the queue")
@@ -110,11 +110,20 @@ async def _parts(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 async def _redis_problem(settings: Settings) -> str | None:
-    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+    async with Redis.from_url(settings.redis_connect_url) as redis:
         try:
             await redis.ping()
         except RedisError as error:
-            return f"not reachable: {error}"
+            return f"not reachable: {error}; {redis_advice(error, settings.redis_shown)}"
+    return None
+
+
+async def _triton_problem(settings: Settings, address: str) -> str | None:
+    async with TritonClient.from_settings(settings, [address]) as triton:
+        try:
+            await triton.check()
+        except TritonError as error:
+            return str(error)
     return None
 
 

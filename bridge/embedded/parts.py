@@ -4,11 +4,14 @@ import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from bridge.embedded.probes import amqp_answers, grpc_answers, port_open, redis_answers
 from bridge.embedded.server import Server
 from bridge.settings import Settings
 from bridge.triton_client import TritonClient
+
+_REDIS_PORT = 6379
 
 
 class PartState(StrEnum):
@@ -50,6 +53,10 @@ class Part:
         return None if self.server is None else self.server.process.log_path
 
 
+# Behind TLS whatever accepts connections is taken for the server: if it is not, or refuses us, the
+# workers say so; starting another beside it would hide that.
+
+
 async def rabbitmq_runs(settings: Settings) -> bool:
     """Whether a RabbitMQ answers where the settings say."""
     if settings.rabbitmq_tls:
@@ -59,13 +66,19 @@ async def rabbitmq_runs(settings: Settings) -> bool:
 
 async def redis_runs(settings: Settings) -> bool:
     """Whether a Redis answers under the settings' URL, and lets us in."""
-    return await redis_answers(settings.redis_url.get_secret_value())
+    url = settings.redis_url.get_secret_value()
+    if url.startswith("rediss:"):
+        parts = urlsplit(url)
+        return await port_open(parts.hostname or "", parts.port or _REDIS_PORT)
+    return await redis_answers(url)
 
 
 async def triton_runs(settings: Settings) -> bool:
     """Whether the first of the settings' Tritons is ready."""
     address = settings.triton_addresses[0]
     host, _, port = address.rpartition(":")
+    if settings.triton_tls:
+        return await port_open(host.strip("[]"), int(port))
     if not await grpc_answers(host.strip("[]"), int(port)):
         return False
     async with TritonClient([address]) as client:

@@ -22,7 +22,8 @@ from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.workers import WorkerKind, WorkerPool
 from bridge.errors import RuntimeStartError
-from bridge.settings import Settings
+from bridge.settings import TLS_FILES, Settings
+from bridge.settings import Part as SettingsPart
 
 __all__ = ["Part", "PartState", "QueueChoice", "Stack"]
 
@@ -183,6 +184,7 @@ class Stack:
             rabbitmq_password=SecretStr(server.password),
             rabbitmq_vhost="/",
             rabbitmq_tls=False,
+            **_no_files("rabbitmq"),
         )
 
     async def _start_redis(self) -> None:
@@ -191,7 +193,9 @@ class Stack:
             return
         server = RedisServer(self._state)
         await self._start_part("redis", server, server.address)
-        self._point_at(redis_url=SecretStr(server.url))
+        payloads = self.settings.payload_connect_url or ""
+        kept = payloads.startswith("rediss:")  # a payload store may need them
+        self._point_at(redis_url=SecretStr(server.url), **({} if kept else _no_files("redis")))
 
     async def _start_triton(self) -> None:
         if not self._private and await triton_runs(self.settings):
@@ -199,7 +203,12 @@ class Stack:
             return
         server = TritonServer(self._state, self.settings.model_repository)
         await self._start_part("triton", server, server.address)
-        self._point_at(triton_url=server.address, triton_admin_key=SecretStr(server.admin_key))
+        self._point_at(
+            triton_url=server.address,
+            triton_admin_key=SecretStr(server.admin_key),
+            triton_tls=False,
+            **_no_files("triton"),
+        )
 
     async def _start_workers(self, kind: WorkerKind, count: int) -> None:
         environment: dict[str, str | None] = {**self.environment, "TRITON_ADMIN_KEY": None}
@@ -284,9 +293,16 @@ async def _all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _no_files(part: SettingsPart) -> dict[str, None]:
+    """What we start speaks no TLS: it listens on loopback only."""
+    return dict.fromkeys(TLS_FILES[part])
+
+
 def _variables(settings: Settings) -> dict[str, str]:
     values = settings.model_dump(exclude_none=True, exclude={"triton_admin_key"})
-    return {name.upper(): _as_variable(value) for name, value in values.items()}
+    # Written out as empty, so that they overrule what the environment says.
+    files = {name.upper(): "" for names in TLS_FILES.values() for name in names}
+    return files | {name.upper(): _as_variable(value) for name, value in values.items()}
 
 
 def _as_variable(value: Any) -> str:

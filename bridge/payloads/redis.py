@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
+from bridge.advice import PAYLOADS, redis_advice
 from bridge.errors import PayloadMismatchError, PayloadStoreError, PayloadTooLargeError
 from bridge.references import key_expires_at
 
@@ -25,7 +26,7 @@ class RedisStore:
         """Nothing is connected yet.
 
         Args:
-            url: `redis://` or `rediss://`, with password.
+            url: `redis://` or `rediss://`, with password and certificate files.
             shown: the same as a person may see it.
             timeout_s: for one read or write on the connection.
         """
@@ -81,5 +82,5 @@ class RedisStore:
         except (RedisError, OSError) as error:
             raise PayloadStoreError(
                 f"cannot use the payload store {self._shown} ({type(error).__name__}: "
-                f"{str(error)[:200]}); check BRIDGE_PAYLOAD_URL"
+                f"{str(error)[:200]}); {redis_advice(error, self._shown, PAYLOADS)}"
             ) from None

@@ -61,9 +61,9 @@ def open_store(settings: Settings) -> Store | None:
     Raises:
         SettingsError: the settings do not fit together.
     """
-    if settings.bridge_payload_url is None:
+    url = settings.payload_connect_url
+    if url is None:
         return None
-    url = settings.bridge_payload_url.get_secret_value()
     if urlsplit(url).scheme in {"redis", "rediss"}:
         from bridge.payloads.redis import RedisStore  # noqa: PLC0415
 

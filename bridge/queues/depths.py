@@ -6,6 +6,7 @@ import aiormq.exceptions
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from bridge.advice import redis_advice
 from bridge.errors import QueueError
 from bridge.queues.letters import SUFFIX
 from bridge.queues.reach import reach_rabbitmq
@@ -48,14 +49,17 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
 
 async def _stream_depths(settings: Settings, names: list[str]) -> list[QueueDepth]:
     depths = []
-    async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+    async with Redis.from_url(settings.redis_connect_url) as redis:
         for name in names:
             try:
                 groups = await redis.xinfo_groups(name)
             except ResponseError:  # no such stream
                 depths.append(QueueDepth(name, None, None))
             except RedisError as error:
-                raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
+                shown = settings.redis_shown
+                raise QueueError(
+                    f"cannot use Redis at {shown} ({error}); {redis_advice(error, shown)}"
+                ) from None
             else:
                 consumers = sum(int(group["consumers"]) for group in groups)
                 depths.append(QueueDepth(name, await redis.xlen(name), consumers))

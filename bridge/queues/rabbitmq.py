@@ -15,6 +15,7 @@ import aiormq.exceptions
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
+from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
@@ -28,6 +29,7 @@ from bridge.queues.consumer import Consumer
 from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.tiers import ATTEMPTS, Tiers
 from bridge.queues.topology import find
+from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -77,7 +79,8 @@ class RabbitMQBroker(AioPikaBroker):
         the task may run twice, its result is one.
 
         Raises:
-            QueueError: RabbitMQ did not confirm within 30 seconds, or has no queue for it.
+            QueueError: RabbitMQ did not confirm within 30 seconds, has no queue for it, or refuses
+                the user.
         """
         # taskiq-aio-pika makes headers of all labels, a stranger's where a task is handed on.
         message = message.model_copy(update={"labels": copied(message.labels)})
@@ -91,6 +94,8 @@ class RabbitMQBroker(AioPikaBroker):
                     f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
                     f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
                 ) from None
+            except aiormq.exceptions.ChannelAccessRefused as error:
+                raise rabbitmq_trouble(error, self._where) from None
             except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
                 if time.monotonic() + pause_s > deadline:
                     raise QueueError(
@@ -211,16 +216,8 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await self._find()
             await super().startup()
-        except aiormq.exceptions.ProbableAuthenticationError:
-            raise QueueError(
-                f"RabbitMQ at {self._where} refuses the user: check RABBITMQ_USERNAME, "
-                "RABBITMQ_PASSWORD and the user's rights on RABBITMQ_VHOST"
-            ) from None
-        except (OSError, aiormq.exceptions.AMQPError) as error:
-            raise QueueError(
-                f"cannot use RabbitMQ at {self._where} ({type(error).__name__}: {error}); check "
-                "RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
-            ) from None
+        except (OSError, aiormq.exceptions.AMQPError, BaseAioPikaBrokerError) as error:
+            raise rabbitmq_trouble(error, self._where) from None
 
     async def _find(self) -> None:
         """Leave alone what exists otherwise than we would declare it."""

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
-from bridge.errors import QueueError
 from bridge.queues.topology import connect
+from bridge.queues.trouble import rabbitmq_trouble
 from bridge.settings import Settings
 
 
@@ -30,6 +30,4 @@ async def reach_rabbitmq(settings: Settings) -> AsyncIterator[AbstractConnection
         aiormq.exceptions.ChannelInvalidStateError,
         OSError,
     ) as error:
-        raise QueueError(
-            f"cannot use RabbitMQ at {settings.rabbitmq_shown} ({type(error).__name__}: {error})"
-        ) from None
+        raise rabbitmq_trouble(error, settings.rabbitmq_shown) from None

@@ -49,7 +49,7 @@ class Records:
     def __init__(self, settings: Settings) -> None:
         self._where = settings.redis_shown
         self._results = RedisResults(settings)
-        self._redis: Redis = Redis.from_url(settings.redis_url.get_secret_value())
+        self._redis: Redis = Redis.from_url(settings.redis_connect_url)
 
     async def close(self) -> None:
         """Close the connections."""

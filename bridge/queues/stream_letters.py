@@ -106,7 +106,7 @@ async def stream_letters(
         QueueError: Redis cannot be used.
     """
     try:
-        async with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        async with Redis.from_url(settings.redis_connect_url) as redis:
             yield [StreamLetters(redis, f"{queue}{SUFFIX}", prefix) for queue, prefix in queues]
     except (RedisError, OSError) as error:
         raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None

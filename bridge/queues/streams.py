@@ -63,7 +63,7 @@ class StreamBroker(RedisStreamBroker):
     def __init__(self, settings: Settings, queue: str, prefetch: int) -> None:
         results = RedisResults(settings)
         super().__init__(
-            url=settings.redis_url.get_secret_value(),
+            url=settings.redis_connect_url,
             queue_name=queue,
             consumer_id="0",
             xread_block=500,  # milliseconds; also how long a stop may wait

@@ -4,6 +4,7 @@ What we declare is exactly what a stock `AioPikaBroker` declares for the same na
 either side may come first.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -20,10 +21,6 @@ from taskiq_aio_pika.queue import Queue
 logger = logging.getLogger("bridge.queues")
 
 _CONNECT_S = 10.0
-_Refusal = (
-    aiormq.exceptions.ChannelPreconditionFailed,
-    aiormq.exceptions.ChannelAccessRefused,
-)
 
 
 async def connect(url: str) -> AbstractConnection:
@@ -80,7 +77,9 @@ async def find(
         if not await _declared(connection, declare_queue, "queue"):
             queue = replace(queue, declare=False)
             found = await (await connection.channel()).get_queue(queue.name)
-            await found.bind(exchange.name, queue.routing_key)
+            # A producer's user need not have the right: what a worker bound stays bound.
+            with contextlib.suppress(aiormq.exceptions.ChannelAccessRefused):
+                await found.bind(exchange.name, queue.routing_key)
     return exchange, queue, letters
 
 
@@ -92,7 +91,10 @@ async def _declared(
     # A refused declaration closes its channel: each has one of its own.
     try:
         await declare(await connection.channel())
-    except _Refusal as refusal:
+    except aiormq.exceptions.ChannelAccessRefused as refusal:
+        logger.info("may not declare the %s, which is used as it is: %s", what, refusal)
+        return False
+    except aiormq.exceptions.ChannelPreconditionFailed as refusal:
         logger.warning(
             "RabbitMQ has another %s than this would declare, and it is used as it is (%s). To "
             "get ours, drain and delete it; to keep it without this warning, set "

@@ -1,0 +1,41 @@
+"""What RabbitMQ's client library raised, as one sentence that says what to look at."""
+
+import aiormq.exceptions
+from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
+
+from bridge.advice import RABBITMQ, tls_advice
+from bridge.errors import QueueError
+
+
+def rabbitmq_trouble(error: Exception, where: str) -> QueueError:
+    """The error to raise when a connection cannot be made, or not be used.
+
+    Args:
+        error: what aio-pika raised.
+        where: the address, as a person may see it.
+    """
+    if isinstance(error, aiormq.exceptions.ProbableAuthenticationError):
+        return QueueError(
+            f"RabbitMQ at {where} refuses the user: check RABBITMQ_USERNAME, RABBITMQ_PASSWORD and "
+            "the user's rights on RABBITMQ_VHOST"
+        )
+    if isinstance(error, aiormq.exceptions.InvalidFrameError):  # a Close where it should open
+        return QueueError(
+            f"RabbitMQ at {where} does not open the virtual host: check RABBITMQ_VHOST and the "
+            "rights of RABBITMQ_USERNAME on it"
+        )
+    if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
+        return QueueError(
+            f"RabbitMQ at {where} refuses: {error}; give RABBITMQ_USERNAME the rights that "
+            "docs/security.md lists"
+        )
+    if isinstance(error, (aiormq.exceptions.ChannelNotFoundEntity, BaseAioPikaBrokerError)):
+        return QueueError(
+            f"RabbitMQ at {where} lacks what this user may not declare ({error}): start a worker "
+            "first, whose user may"
+        )
+    encrypted = where.startswith("amqps:")
+    advice = tls_advice(str(error), RABBITMQ, encrypted=encrypted) or (
+        "check RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
+    )
+    return QueueError(f"cannot use RabbitMQ at {where} ({type(error).__name__}: {error}); {advice}")

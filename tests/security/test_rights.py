@@ -1,0 +1,153 @@
+"""The rights of docs/security.md are enough, and no more than that."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from aio_pika import Message
+from aiormq.exceptions import ChannelAccessRefused
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+from taskiq import TaskiqResult
+from taskiq.depends.progress_tracker import TaskProgress, TaskState
+
+from bridge.cancellations import cancel
+from bridge.client import BridgeClient
+from bridge.crashes import report
+from bridge.errors import QueueError
+from bridge.messages import decode_result, encode_result
+from bridge.payloads import open_payloads
+from bridge.queues import build_broker, queue_depths
+from bridge.queues.topology import connect
+from bridge.results import RedisResults
+
+DATA = {"x": ("UINT8", (3,), b"123")}
+RESULT = encode_result(TaskiqResult(is_err=False, return_value=7, execution_time=0.0))
+SCRIPT = "redis.call('SET', KEYS[1], 'x', 'EX', 60); return redis.call('PUBLISH', ARGV[1], 'x')"
+
+
+@pytest.fixture(scope="module")
+async def queues(environment, settings_of):
+    """A worker has started once: what it declares is there."""
+    broker = build_broker(settings_of(environment), "inference")
+    training = build_broker(settings_of(environment), "training")
+    for it in (broker, training):
+        await it.startup()
+        await it.shutdown()
+
+
+async def test_a_producer_sends_and_may_do_nothing_else(queues, caller, settings_of):
+    settings = settings_of(caller)
+    before = {depth.name: depth.messages for depth in await queue_depths(settings)}
+    async with BridgeClient(settings) as client:
+        await client.submit("double", {"x": np.ones((1, 4), np.float32)})
+        with pytest.raises(QueueError, match=r"security\.md"):  # its topic is the other queue's
+            await client.train("digits", {"architecture": "cnn"})
+    async with await connect(settings.rabbitmq_url) as connection:
+        # A refusal closes its channel: each has one of its own.
+        channels = [await connection.channel() for _ in range(3)]
+        queue = await channels[2].get_queue("taskiq_ml")
+        for forbidden in (
+            lambda: channels[0].declare_queue("taskiq_ml.mine"),
+            lambda: channels[1].default_exchange.publish(Message(b"{}"), "taskiq_ml"),
+            queue.get,
+        ):
+            with pytest.raises(ChannelAccessRefused):
+                await forbidden()
+    after = {depth.name: depth.messages for depth in await queue_depths(settings)}
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"taskiq_ml"}  # not even that, where a worker was quick
+
+
+async def test_a_producer_before_the_first_worker_is_told_so(caller, settings_of):
+    settings = settings_of(caller, TASKIQ_ML_QUEUE="taskiq_ml_of_nobody")
+    with pytest.raises(QueueError, match="start a worker first"):
+        async with BridgeClient(settings):
+            pass
+
+
+async def test_the_workers_redis_user_may_do_what_a_worker_does(environment, settings_of):
+    settings = settings_of(environment, BRIDGE_PAYLOAD_URL=environment["REDIS_URL"])
+    results = RedisResults(settings)
+    await results.save("of-the-worker", b"{}", "token")
+    assert await results.is_result_ready("of-the-worker")
+    await results.set_progress("of-the-worker", TaskProgress(state=TaskState.STARTED, meta={}))
+    await results.shutdown()
+    payloads = open_payloads(settings)
+    stored = await payloads.put("output", DATA)
+    assert (await payloads.get("output", stored))["x"].data == b"123"
+    payloads.discard([stored["x"].reference.key])
+    await payloads.close()
+
+
+async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_crashes(
+    environment, users_redis, settings_of
+):
+    results = RedisResults(settings_of(environment))
+    await results.save("a-saved-task", RESULT, "listener")
+    assert await results.is_result_ready("a-saved-task")
+    results.cancellations.start()
+    async with Redis.from_url(users_redis.admin_url) as admin:
+        while not await admin.pubsub_numsub("bridge:cancel") == [(b"bridge:cancel", 1)]:
+            await asyncio.sleep(0.02)
+        assert await cancel(admin, "a-cancelled-task", 100)
+        async with asyncio.timeout(30):
+            while "a-cancelled-task" not in results.cancellations:
+                await asyncio.sleep(0.02)
+        async with admin.pubsub() as heard:
+            await heard.subscribe("bridge:crashed")
+            assert (await heard.get_message(timeout=10))["type"] == "subscribe"
+            await report(results.redis, "here:8001", "a-model")
+            assert (await heard.get_message(timeout=10))["data"] == b"here:8001 a-model"
+    with pytest.raises(NoPermissionError):
+        await cancel(results.redis, "another-task", 100)
+    await results.shutdown()
+
+
+@pytest.mark.parametrize("user", ["environment", "caller"])
+async def test_nobody_lists_or_empties_redis(request, settings_of, user):
+    settings = settings_of(request.getfixturevalue(user))
+    async with Redis.from_url(settings.redis_connect_url) as redis:
+        for forbidden in (
+            redis.keys,
+            redis.flushall,
+            redis.config_get,
+            redis.acl_list,
+            redis.info,
+            lambda: redis.delete("a-result"),
+            lambda: redis.publish("another:channel", b""),
+        ):
+            with pytest.raises(NoPermissionError):
+                await forbidden()
+
+
+async def test_a_callers_redis_user_hears_and_reads_but_does_not_write(
+    queues, environment, caller, settings_of
+):
+    results = RedisResults(settings_of(environment))
+    async with BridgeClient(settings_of(caller)) as client:
+        waiter = client._replies.expect("a-task")
+        await results.save("a-task", RESULT, client._replies.token)
+        async with asyncio.timeout(30):
+            await waiter.arrived.wait()  # only a push, or a lost connection, sets it
+        assert decode_result(waiter.value).return_value == 7
+        assert (await client.wait("a-task")).return_value == 7
+        for forbidden in (
+            lambda: client._redis.set("a-task", b""),
+            lambda: client._redis.publish("bridge:reply:a", b""),
+        ):
+            with pytest.raises(NoPermissionError):
+                await forbidden()
+    await results.shutdown()
+
+
+async def test_a_caller_without_channels_reads_its_results(
+    queues, environment, caller, users_redis, redis_door, settings_of
+):
+    results = RedisResults(settings_of(environment))
+    url = users_redis.url_of("no-channels", redis_door.port)
+    async with BridgeClient(settings_of(caller, REDIS_URL=url)) as client:
+        waiting = asyncio.create_task(client.wait("unheard"))
+        await results.save("unheard", RESULT, client._replies.token)
+        assert (await waiting).return_value == 7
+    await results.shutdown()
