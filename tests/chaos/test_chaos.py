@@ -44,12 +44,6 @@ def test_nothing_is_lost(outcomes, number):
     assert not outcome.troubles, told(outcome, [])
 
 
-@pytest.mark.xfail(
-    reason="a message whose intake fails is never delivered again while its channel lives; a "
-    "batch of results is forgotten when uvloop finds Redis's connection closed; what ran beside an "
-    "input that killed its model fails with it",
-    strict=False,
-)
 @pytest.mark.parametrize("number", range(len(SEEDS)))
 def test_everything_ends_as_it_deserves(outcomes, number):
     balance = outcomes[number].balance

@@ -7,7 +7,7 @@ import pytest
 from aio_pika import Message
 from aiormq.exceptions import ChannelAccessRefused
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError
 from taskiq import TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
@@ -23,7 +23,6 @@ from bridge.results import RedisResults
 
 DATA = {"x": ("UINT8", (3,), b"123")}
 RESULT = encode_result(TaskiqResult(is_err=False, return_value=7, execution_time=0.0))
-SCRIPT = "redis.call('SET', KEYS[1], 'x', 'EX', 60); return redis.call('PUBLISH', ARGV[1], 'x')"
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +86,8 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
     await results.save("a-saved-task", RESULT, "listener")
     assert await results.is_result_ready("a-saved-task")
     results.cancellations.start()
-    async with Redis.from_url(users_redis.admin_url) as admin:
-        while not await admin.pubsub_numsub("bridge:cancel") == [(b"bridge:cancel", 1)]:
+    async with Redis.from_url(users_redis.url) as admin:
+        while await admin.pubsub_numsub("bridge:cancel") != [(b"bridge:cancel", 1)]:
             await asyncio.sleep(0.02)
         assert await cancel(admin, "a-cancelled-task", 100)
         async with asyncio.timeout(30):
