@@ -93,7 +93,7 @@ class Batcher:
             inputs: tensors by name, with the same number of rows.
             version: a served version; "" for the newest.
             timeout_s: after so many seconds the future fails, wherever the rows then are.
-            alone: send these rows without anybody else's.
+            alone: send these rows without anybody else's, and no others of the kind meanwhile.
 
         Returns:
             A future with outputs of just these rows. Cancelling it takes the rows out of the line.
@@ -187,6 +187,7 @@ class Batcher:
                 del self._lanes[lane.key]
             if batch:
                 model.in_flight += 1
+                model.alone_out += lane.alone
                 task = asyncio.create_task(self._run(model, lane, batch))
                 self._batches[task] = batch
                 task.add_done_callback(self._batches.pop)
@@ -201,6 +202,7 @@ class Batcher:
                 model.limit.failed()
         finally:
             model.in_flight -= 1
+            model.alone_out -= lane.alone
             if model.turns:
                 self._pump_soon(lane.name)
 

@@ -1,8 +1,8 @@
 """A model whose process died is loaded again, by those who may: the training workers.
 
 Enters: reports of inference workers, which hold no admin key, over a channel of Redis. Leaves: the
-model unloaded and loaded on the server where it died, which does not do that by itself. What a
-report names is only ever looked for among what that server serves.
+model unloaded and loaded, which Triton does not do by itself. What a report names is looked for
+among what is served, and nowhere else.
 """
 
 import asyncio
@@ -24,28 +24,27 @@ logger = logging.getLogger("bridge.crashes")
 class Triton(Protocol):
     """The part of `TritonClient` that is needed."""
 
-    async def reload(self, address: str, name: str) -> bool:
-        """Unload and load a model on one server."""
+    async def reload(self, name: str) -> bool:
+        """Unload and load a model where it is served."""
         ...
 
 
-async def report(redis: Redis, address: str, model: str) -> None:
-    """Say that a model's process died on a server."""
-    await tell(redis, _CHANNEL, f"{address} {model}")
+async def report(redis: Redis, model: str) -> None:
+    """Say that a model's process died."""
+    await tell(redis, _CHANNEL, model)
 
 
 async def repair(redis: Redis, triton: Triton) -> None:
     """Reload what is reported, until cancelled."""
     repaired: dict[str, float] = {}
 
-    async def heard(report: str) -> None:
-        address, _, model = report.partition(" ")
-        if repaired.get(report, 0.0) > time.monotonic() - _ONCE_IN_S:
+    async def heard(model: str) -> None:
+        if repaired.get(model, 0.0) > time.monotonic() - _ONCE_IN_S:
             return
         try:
-            if await triton.reload(address, model):
-                logger.warning("model %r had crashed in Triton at %s: reloaded", model, address)
-                repaired[report] = time.monotonic()
+            if await triton.reload(model):
+                logger.warning("model %r had crashed in Triton: reloaded", model)
+                repaired[model] = time.monotonic()
         except BridgeError as error:
             logger.error("model %r has crashed, and is not reloaded: %s", model, error)  # noqa: TRY400
             await asyncio.sleep(_ONCE_IN_S)

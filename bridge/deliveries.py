@@ -17,6 +17,8 @@ class Turn:
 
     attempt: int = 1
     """Which one it is."""
+    crashes: int = 0
+    """How many of those before it were there when their model's process died."""
     deadline: float = math.inf
     """Unix time after which nobody wants the result."""
 
@@ -63,8 +65,18 @@ class Delivery(Protocol):
         """It is dealt with."""
         ...
 
-    async def retry(self, wait_s: float) -> None:
-        """Let it come back as the next attempt after so many seconds; then it is dealt with."""
+    @property
+    def crashes(self) -> int:
+        """How many tries before this one were there when their model's process died."""
+        ...
+
+    async def retry(self, wait_s: float, *, crashed: bool) -> None:
+        """Let it come back as the next attempt after so many seconds; then it is dealt with.
+
+        Args:
+            wait_s: until then.
+            crashed: this try was there when its model's process died.
+        """
         ...
 
     async def hand_back(self) -> None:

@@ -19,6 +19,7 @@ from taskiq.utils import maybe_awaitable
 
 from bridge.deliveries import Delivery, Shortcut, Turn
 from bridge.errors import (
+    BackendCrashedError,
     BridgeError,
     Fate,
     InferenceTimeoutError,
@@ -163,10 +164,10 @@ class Intake:
         if deadline is None and self._settings.bridge_deadline_s is not None:
             deadline = (delivery.sent_at or time.time()) + self._settings.bridge_deadline_s
         if deadline is None:
-            return Turn(delivery.attempt)
+            return Turn(delivery.attempt, delivery.crashes)
         if deadline <= time.time():
             raise TaskExpiredError(_EXPIRED)
-        return Turn(delivery.attempt, deadline)
+        return Turn(delivery.attempt, delivery.crashes, deadline)
 
     async def _run(
         self, message: TaskiqMessage, shortcut: Shortcut, turn: Turn, delivery: Delivery
@@ -186,7 +187,8 @@ class Intake:
             wait_s = self._wait_s(message, error, turn)
             if wait_s is not None:
                 logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
-                await delivery.retry(wait_s)
+                crashed = isinstance(error, BackendCrashedError)
+                await delivery.retry(wait_s, crashed=crashed)
                 return
         await self._save(message, result)
         await self._tell("post_save", message, result)
@@ -222,7 +224,9 @@ class Intake:
             most = retries_of(message.labels, self._settings.bridge_max_retries)
         except InvalidLabelError:
             most = 0
-        return self._retries.wait_s(error, turn.attempt, turn.left_s, most=most)
+        crashed = isinstance(error, BackendCrashedError)
+        tries = turn.crashes + 1 if crashed else turn.attempt
+        return self._retries.wait_s(error, tries, turn.left_s, most=most)
 
     async def _end(self, message: TaskiqMessage, error: BridgeError) -> None:
         """Record the end of a task that does not run any more."""

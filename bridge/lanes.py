@@ -59,11 +59,13 @@ class Item:
 class Lane:
     """What waits for one model, version and row signature."""
 
-    __slots__ = ("delayed", "items", "key", "max_rows", "name", "queued", "rows", "version")
+    __slots__ = (
+        *("alone", "delayed", "items", "key", "max_rows", "name", "queued", "rows", "version"),
+    )
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
-        self.name, self.version, *_ = key
+        self.name, self.version, _, self.alone = key
         self.max_rows = 1
         self.items: deque[Item] = deque()
         self.rows = 0
@@ -92,11 +94,13 @@ class Lane:
 class Model:
     """One model's lanes in turn, and how many of its batches are out."""
 
-    __slots__ = ("in_flight", "limit", "messages_in_batch", "turns", "used")
+    __slots__ = ("alone_out", "in_flight", "limit", "messages_in_batch", "turns", "used")
 
     def __init__(self) -> None:
         self.limit = Limit()
         self.in_flight = 0
+        self.alone_out = 0
+        """Of those, how many hold rows that may kill the model: never more than one."""
         self.turns: deque[Lane] = deque()
         self.messages_in_batch = 1.0
         """How many messages of late, as they came, fill a batch."""
@@ -132,6 +136,8 @@ class Model:
         server busy while an answer travels. A partial one goes beside others only where these
         take long: else it waits for the first to return, and grows meanwhile.
         """
+        if lane.alone and self.alone_out:
+            return False
         if lane.rows >= lane.max_rows:
             return self.in_flight <= self.limit.current
         if lane.delayed:

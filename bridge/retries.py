@@ -8,10 +8,15 @@ longest of the one before.
 import random
 from dataclasses import dataclass
 
-from bridge.errors import BridgeError, Fate, ModelUnavailableError
+from bridge.errors import BackendCrashedError, BridgeError, Fate, ModelUnavailableError
 
-_WHILE_AWAY = 12
-"""So many times as often a task is tried whose model is away: that is no fault of the task."""
+# A model that is away is no fault of the task: it is tried much more often, and soon after the
+# model is back.
+_WHILE_AWAY = 60
+_WHILE_AWAY_S = 8.0
+# A task that comes back after a crash is alone with its model: if it dies again, and again, it is
+# the task that kills it.
+_CRASHES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +41,18 @@ class Retries:
 
         Args:
             error: what the last try met.
-            attempt: how many tries there were, at least 1.
+            attempt: how many tries met an error of the kind, at least 1.
             left_s: seconds until the task's deadline.
             most: tries after the first.
             jitter: from 0 to 1; by default by chance.
         """
+        longest_s = self.longest_s
         if isinstance(error, ModelUnavailableError):
-            most *= _WHILE_AWAY
+            most, longest_s = most * _WHILE_AWAY, min(longest_s, _WHILE_AWAY_S)
+        elif isinstance(error, BackendCrashedError):
+            most = min(most, _CRASHES)
         if error.fate is not Fate.RETRY or attempt > most:
             return None
-        ceiling = min(self.longest_s, self.first_s * 2.0 ** min(attempt - 1, 32))
+        ceiling = min(longest_s, self.first_s * 2.0 ** min(attempt - 1, 32))
         wait_s = ceiling * (random.random() if jitter is None else jitter)  # noqa: S311
         return wait_s if wait_s < left_s else None

@@ -56,6 +56,7 @@ _CHANNEL_OPTIONS = [
 ]
 
 
+_DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
 _BUSY = (ModelUnavailableError, TritonBusyError)  # here; another server may not be
 _UNKNOWN = (
     "Triton at {address} does not serve {model} ({text}); `mlbridge models` lists what it serves"
@@ -136,8 +137,9 @@ class TritonClient:
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
-        self.on_crash: Callable[[str, str], None] = lambda _address, _name: None
-        """Called with server and model whose process died; see `reload`."""
+        self._dead: dict[tuple[str, str], float] = {}
+        self.on_crash: Callable[[str], None] = lambda _name: None
+        """Called with a model whose process died; see `reload`."""
 
     @classmethod
     def from_settings(cls, settings: Settings, addresses: list[str] | None = None) -> Self:
@@ -266,24 +268,21 @@ class TritonClient:
             await self._call(server, server.stub.RepositoryModelUnload, request, name)
         self._forget(name)
 
-    async def reload(self, address: str, name: str) -> bool:
-        """Unload and load a model on one server: a crashed one does not come back by itself.
+    async def reload(self, name: str) -> bool:
+        """Unload and load a model: one whose process died does not come back by itself.
 
-        Args:
-            address: one of ours; of another server nothing is known.
-            name: a model that the server takes for ready.
+        On each server that takes it for ready, one after the other, so that the rest serves on.
 
         Returns:
-            Whether there was such a server and model.
+            Whether there was such a server.
 
         Raises:
-            TritonError: the server refused.
+            TritonError: a server refused.
         """
+        reloaded = False
         for server in self._servers:
-            request = service_pb2.RepositoryIndexRequest(ready=True)
-            if server.address != address:
-                continue
-            index = await self._call(server, server.stub.RepositoryIndex, request, name)
+            ready = service_pb2.RepositoryIndexRequest(ready=True)
+            index = await self._call(server, server.stub.RepositoryIndex, ready, name)
             if name not in {model.name for model in index.models}:
                 continue
             for method, request in (
@@ -291,8 +290,8 @@ class TritonClient:
                 (server.stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest),
             ):
                 await self._call(server, method, request(model_name=name), name, _LOAD_S)
-            return True
-        return False
+            reloaded = True
+        return reloaded
 
     async def index(self) -> list[ModelState]:
         """Every model version that one server knows of, served or not.
@@ -349,8 +348,9 @@ class TritonClient:
         failure: BridgeError | None = None
         for server in self._servers.candidates():
             try:
+                started = asyncio.get_running_loop().time()
                 with self._servers.busy(server):
-                    return await call(server)
+                    answer = await call(server)
             except grpc.aio.AioRpcError as error:
                 failure = _translated(error, server, name)
                 if isinstance(failure, ModelUnavailableError) and not await self._ready(server):
@@ -359,10 +359,26 @@ class TritonClient:
                 if isinstance(failure, TritonUnavailableError):
                     self._servers.take_out(server)
                 elif isinstance(failure, BackendCrashedError):
-                    self.on_crash(server.address, name)
+                    failure = self._crashed(server, name, failure, started)
                 elif not isinstance(failure, (UnknownModelError, *_BUSY)):
                     break
+            else:
+                self._dead.pop((server.address, name), None)
+                return answer
         raise failure or TritonUnavailableError("no Triton address is given")
+
+    def _crashed(
+        self, server: _Server, name: str, failure: BridgeError, started: float
+    ) -> BridgeError:
+        """Who was there when the model died may have killed it; who came later found it dead."""
+        self.on_crash(name)
+        now, key = asyncio.get_running_loop().time(), (server.address, name)
+        died = self._dead.get(key)
+        if died is None or now > died + _DEAD_S:
+            died = self._dead[key] = now
+        if started < died:
+            return failure
+        return ModelUnavailableError(f"{failure}; it is to be loaded again")
 
     async def _call(
         self,

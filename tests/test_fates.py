@@ -44,8 +44,16 @@ def test_a_model_that_is_away_is_waited_for_longer():
     away, busy = errors.ModelUnavailableError(""), errors.TritonBusyError("")
     assert retries.wait_s(busy, 6, math.inf, most=5) is None
     assert retries.wait_s(away, 6, math.inf, most=5) is not None
-    assert retries.wait_s(away, 61, math.inf, most=5) is None
+    assert retries.wait_s(away, 301, math.inf, most=5) is None
     assert retries.wait_s(away, 1, math.inf, most=0) is None
+    assert retries.wait_s(away, 20, math.inf, most=5, jitter=1.0) == 8
+
+
+def test_what_kills_its_model_does_so_a_few_times_only():
+    crashed = errors.BackendCrashedError("")
+    assert Retries().wait_s(crashed, 2, math.inf, most=100) is not None
+    assert Retries().wait_s(crashed, 3, math.inf, most=100) is None
+    assert Retries().wait_s(crashed, 2, math.inf, most=1) is None
 
 
 def test_every_error_has_a_fate_and_an_outcome():

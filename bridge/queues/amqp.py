@@ -1,5 +1,6 @@
 """One message as RabbitMQ delivered it, for the intake."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -7,7 +8,7 @@ from aiormq.abc import DeliveredMessage
 
 from bridge.errors import BridgeError
 from bridge.queues.acks import Acknowledger
-from bridge.queues.tiers import ATTEMPTS
+from bridge.queues.tiers import ATTEMPTS, CRASHES
 
 _MOST = 2**31  # a count above that is none
 
@@ -15,7 +16,9 @@ _MOST = 2**31  # a count above that is none
 class Publisher(Protocol):
     """What puts copies elsewhere; `RabbitMQBroker` is one."""
 
-    async def delay(self, message: DeliveredMessage, wait_s: float, attempt: int) -> None:
+    async def delay(
+        self, message: DeliveredMessage, wait_s: float, counts: Mapping[str, int]
+    ) -> None:
         """Publish a copy, confirmed, that comes back after a while."""
         ...
 
@@ -62,9 +65,15 @@ class AmqpDelivery:
         if self._message.delivery_tag is not None:
             self._acknowledger.done(self._message.delivery_tag)
 
-    async def retry(self, wait_s: float) -> None:
+    @property
+    def crashes(self) -> int:
+        """As our own header counts."""
+        return counted(self._message, CRASHES)
+
+    async def retry(self, wait_s: float, *, crashed: bool) -> None:
         """Publish a copy to a delay queue, wait for its confirmation, acknowledge."""
-        await self._publisher.delay(self._message, wait_s, self.attempt + 1)
+        counts = {ATTEMPTS: self.attempt + 1, CRASHES: self.crashes + crashed}
+        await self._publisher.delay(self._message, wait_s, counts)
         await self.ack()
 
     async def hand_back(self) -> None:

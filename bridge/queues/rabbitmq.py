@@ -7,7 +7,7 @@ either side may come first.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 
 import aio_pika
@@ -170,8 +170,10 @@ class RabbitMQBroker(AioPikaBroker):
         self._with_taskiq += 1
         self._handed_on.put_nowait(AckableMessage(data=delivery.body, ack=ack))
 
-    async def delay(self, message: DeliveredMessage, wait_s: float, attempt: int) -> None:
-        """Publish a copy, confirmed, that comes back after a while as the attempt of that number.
+    async def delay(
+        self, message: DeliveredMessage, wait_s: float, counts: Mapping[str, int]
+    ) -> None:
+        """Publish a copy, confirmed, that comes back after a while, with `counts` in its headers.
 
         Raises:
             QueueError: RabbitMQ does not take it.
@@ -179,9 +181,7 @@ class RabbitMQBroker(AioPikaBroker):
         if self.write_conn is None or self.write_channel is None:
             raise QueueError("start the broker before delaying messages")
         exchange = self.write_channel.default_exchange
-        await self._tiers.publish(
-            self.write_conn, exchange, message, wait_s=wait_s, attempt=attempt
-        )
+        await self._tiers.publish(self.write_conn, exchange, message, wait_s=wait_s, counts=counts)
 
     async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
         """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue."""

@@ -31,6 +31,7 @@ class _StreamDelivery:
     def __init__(self, message: AckableMessage, broker: "StreamBroker") -> None:
         self.body = message.data
         self.attempt = 1
+        self.crashes = 0
         self._ack = message.ack
         self._broker = broker
 
@@ -38,10 +39,11 @@ class _StreamDelivery:
         """Acknowledge and delete the entry."""
         await maybe_awaitable(self._ack())
 
-    async def retry(self, wait_s: float) -> None:
+    async def retry(self, wait_s: float, *, crashed: bool) -> None:
         """Wait here, the entry in hand: a stream has no delays. A crash begins at 1 again."""
         await asyncio.sleep(wait_s)
         self.attempt += 1
+        self.crashes += crashed
         await self._broker.intake.take(self)
 
     async def hand_back(self) -> None:

@@ -6,6 +6,7 @@ long, after which RabbitMQ moves them to the queue from which they came (`x-mess
 """
 
 import bisect
+from collections.abc import Mapping
 from typing import Any
 
 import aio_pika
@@ -19,6 +20,9 @@ from bridge.queues.headers import copied
 
 ATTEMPTS = "x-bridge-attempts"
 """Header: which try of the task this message is; 1 where it is missing."""
+
+CRASHES = "x-bridge-crashes"
+"""Header: how many tries were there when their model's process died; 0 where it is missing."""
 
 TIERS_S = (1, 2, 4, 8, 16, 32, 64)
 """The delays there are, in seconds. Waits between them are rounded up."""
@@ -48,7 +52,7 @@ class Tiers:
         message: DeliveredMessage,
         *,
         wait_s: float,
-        attempt: int,
+        counts: Mapping[str, int],
     ) -> None:
         """Put a copy of a delivery, as its next attempt, where it waits; returns when confirmed.
 
@@ -57,7 +61,7 @@ class Tiers:
             exchange: RabbitMQ's default one, on a channel with confirmations.
             message: the delivery; the caller acknowledges it afterwards.
             wait_s: seconds; more than the longest tier means the longest.
-            attempt: which try the copy is.
+            counts: headers of the copy that count tries.
 
         Raises:
             QueueError: RabbitMQ does not take it.
@@ -66,7 +70,7 @@ class Tiers:
         properties = message.header.properties
         copy = aio_pika.Message(
             message.body,
-            headers=copied(properties.headers or {}) | {ATTEMPTS: attempt},
+            headers=copied(properties.headers or {}) | dict(counts),
             content_type=properties.content_type,
             content_encoding=properties.content_encoding,
             priority=properties.priority,

@@ -53,8 +53,8 @@ async def connect(state: TaskiqState) -> None:
     loop = asyncio.get_running_loop()
     telling: set[asyncio.Task[None]] = set()
 
-    def crashed(address: str, model: str) -> None:
-        task = loop.create_task(report(broker.results.redis, address, model))
+    def crashed(model: str) -> None:
+        task = loop.create_task(report(broker.results.redis, model))
         telling.add(task)
         task.add_done_callback(telling.discard)
 
@@ -126,7 +126,7 @@ async def _predict(
         version,
         timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
         left_s=turn.left_s,
-        alone=turn.attempt > 1,
+        alone=turn.crashes > 0,
         binary=is_binary(message.labels),
         takes_references=TAKES_REFERENCES in message.labels,
     )

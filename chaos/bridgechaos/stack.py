@@ -18,6 +18,7 @@ import psutil
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from bridge.crashes import repair
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
@@ -35,7 +36,7 @@ _SUPERVISE_S = 1.0
 # RabbitMQ 3.10 loses a quorum queue whose node is killed within a second of its declaration.
 _DECLARED_S = 3.0
 _PROBE_S = 2.0
-_SICK_S = 4.0
+_SICK_S = 20.0
 
 logger = logging.getLogger("bridge.chaos")
 
@@ -169,6 +170,11 @@ class Stack:
         pool.broker = broker
         self.parts[name] = Part(name, pool)
 
+    async def repair(self) -> None:
+        """What training workers do besides training: reload models that crashed."""
+        async with TritonClient([self.triton.address], self.triton.admin_key) as client:
+            await repair(self.redis, client)
+
     async def supervise(self) -> None:
         """Start again what ended by itself, and remember that it did; until cancelled."""
         while True:
@@ -250,7 +256,7 @@ async def open_stack(
             await asyncio.gather(*(server.start() for server in stack.servers[:3]))
             await asyncio.gather(*(server.start() for server in stack.servers[3:]))
             await asyncio.sleep(_DECLARED_S)
-            async with _running(stack.supervise()):
+            async with _running(stack.supervise()), _running(stack.repair()):
                 yield stack, settings
         finally:  # nothing of theirs is kept: no need to ask them to end in order
             await asyncio.gather(*(server.kill() for server in stack.servers))

@@ -96,8 +96,8 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
         async with admin.pubsub() as heard:
             await heard.subscribe("bridge:crashed")
             assert (await heard.get_message(timeout=10))["type"] == "subscribe"
-            await report(results.redis, "here:8001", "a-model")
-            assert (await heard.get_message(timeout=10))["data"] == b"here:8001 a-model"
+            await report(results.redis, "a-model")
+            assert (await heard.get_message(timeout=10))["data"] == b"a-model"
     with pytest.raises(NoPermissionError):
         await cancel(results.redis, "another-task", 100)
     await results.shutdown()
