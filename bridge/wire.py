@@ -49,6 +49,7 @@ def unpack(data: bytes, *, bounded: bool = False) -> Any:
     Raises:
         ValueError: neither JSON nor msgpack, or too many lists and objects.
     """
+    bounded = bounded and len(data) > _MOST_CONTAINERS  # each takes a byte
     try:
         if not is_json(data):
             count = _Count() if bounded else None
