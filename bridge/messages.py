@@ -51,13 +51,15 @@ class Formatter(TaskiqFormatter):
     JSON is laid out as stock taskiq lays it out.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(self, max_bytes: int | None = None, most_read: int | None = None) -> None:
         """Make a formatter.
 
         Args:
-            max_bytes: of a message that may be written or read; None: any.
+            max_bytes: of a message that may be written; None: any.
+            most_read: bytes of a message that may be read; None: any.
         """
         self._max_bytes = max_bytes
+        self._most_read = most_read
 
     def dumps(self, message: TaskiqMessage) -> BrokerMessage:
         """Write a message.
@@ -101,10 +103,10 @@ class Formatter(TaskiqFormatter):
             MalformedMessageError: not JSON or msgpack, or not a task message.
             MessageTooLargeError: it has more bytes than may be read; none was looked at.
         """
-        if self._max_bytes is not None and len(message) > self._max_bytes:
+        if self._most_read is not None and len(message) > self._most_read:
             raise MessageTooLargeError(
-                f"the message has {len(message):,} bytes; this worker's BRIDGE_MAX_MESSAGE_BYTES "
-                f"allows {self._max_bytes:,}. Raise it, or set BRIDGE_PAYLOAD_URL for clients and "
+                f"the message has {len(message):,} bytes; this worker's BRIDGE_MAX_READ_BYTES "
+                f"allows {self._most_read:,}. Raise it, or set BRIDGE_PAYLOAD_URL for clients and "
                 "workers: large tensors then go beside their message. Or send fewer rows at a time"
             )
         fields = _unpacked(message, bounded=True)

@@ -5,13 +5,14 @@ text never reaches a log or a traceback.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import (
     Field,
     NonNegativeInt,
     SecretStr,
+    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -23,6 +24,8 @@ from bridge.errors import SettingsError
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
 QueueType = Literal["quorum", "classic"]
+AmqpName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@#,/><-]{1,200}$")]
+"""What RabbitMQ and its client library take as a name, with room for our own endings."""
 Part = Literal["rabbitmq", "redis", "triton"]
 
 PARTS: tuple[Part, ...] = ("rabbitmq", "redis", "triton")
@@ -43,12 +46,12 @@ class Settings(BaseSettings):
     """Where tasks wait. Redis Streams is for a machine without RabbitMQ."""
     ml_worker_count: int = Field(default=3, ge=1)
     """Inference worker processes."""
-    taskiq_ml_queue: str = "taskiq_ml"
+    taskiq_ml_queue: AmqpName = "taskiq_ml"
     taskiq_ml_routing_key: str = "taskiq_ml"
-    taskiq_ml_exchange: str = "taskiq"
+    taskiq_ml_exchange: AmqpName = "taskiq"
     taskiq_ml_exchange_type: ExchangeType = "topic"
     taskiq_ml_queue_type: QueueType = "quorum"
-    taskiq_ml_training_queue: str = "taskiq_ml_training"
+    taskiq_ml_training_queue: AmqpName = "taskiq_ml_training"
     taskiq_ml_training_routing_key: str = "taskiq_ml_training"
     bridge_prefetch: int = Field(default=256, ge=1)
     """Messages that one inference worker process may have in hand at most: waiting for a batch, in
@@ -70,6 +73,11 @@ class Settings(BaseSettings):
     """The longest wait before any retry, in seconds."""
     bridge_delivery_limit: int = Field(default=20, ge=1)
     """A message that was delivered more often without an end is dead-lettered."""
+    bridge_metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port on which a worker pool answers `/livez` and `/readyz`; each pool of a machine needs its
+    own. Unset: none."""
+    bridge_metrics_host: str = "0.0.0.0"  # noqa: S104 - probes come from outside a container
+    """Address on which it listens."""
     bridge_drain_timeout_s: float = Field(default=25.0, ge=0)
     """Seconds that a stopping worker may take to finish what it has in hand."""
     bridge_drain_report: Path | None = None
@@ -116,8 +124,9 @@ class Settings(BaseSettings):
     """S3 credentials; by default AWS's own variables, or the machine's role."""
     bridge_payload_secret_key: SecretStr | None = None
     bridge_max_message_bytes: int = Field(default=16 * 2**20, ge=1)
-    """The largest message that a client sends and a worker reads. RabbitMQ 4 takes 16 MiB by
-    default, 3 takes 128."""
+    """The largest message that a client sends. RabbitMQ 4 takes 16 MiB by default, 3 takes 128."""
+    bridge_max_read_bytes: int = Field(default=128 * 2**20, ge=1)
+    """A worker dead-letters a larger message unread."""
 
     # Triton.
     triton_url: str = "localhost:8001"

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import socket
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from bridge.embedded.workers import worker_command
+from bridge.errors import SettingsError
 from bridge.queues import build_broker
 from bridge.settings import Settings, load_settings
 
@@ -17,6 +19,22 @@ class Pool(StrEnum):
 
     INFERENCE = "inference"
     TRAINING = "training"
+
+
+def _check_port(settings: Settings) -> None:
+    """See that the metrics port is free, once and before any process starts."""
+    host, port = settings.bridge_metrics_host, settings.bridge_metrics_port
+    if port is None:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(
+                f"BRIDGE_METRICS_PORT {port} cannot be used ({error.strerror}): each pool of a "
+                "machine needs one of its own"
+            ) from None
 
 
 async def _check_queue(settings: Settings, pool: Pool) -> None:
@@ -57,6 +75,7 @@ def worker(
     Example: `TRITON_URL=gpu-1:8001 mlbridge worker inference --workers 4`
     """
     settings = load_settings()
+    _check_port(settings)
     asyncio.run(_check_queue(settings, pool))
     count = workers or (settings.ml_worker_count if pool is Pool.INFERENCE else 1)
     if drain_timeout_s is None:

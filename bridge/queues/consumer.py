@@ -60,6 +60,15 @@ class Consumer:
         self._now = 0
         self._smaller = 0
 
+    @property
+    def consuming(self) -> bool:
+        """Whether deliveries come."""
+        return (
+            self._channel is not None
+            and not self._channel.is_closed
+            and self._tag in self._channel.consumers
+        )
+
     async def run(self) -> None:
         """Consume, and see to it that it stays so, until cancelled."""
         complained = 0.0

@@ -53,6 +53,7 @@ class RabbitMQBroker(AioPikaBroker):
         self._acknowledger: Acknowledger | None = None
         self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
         self._with_taskiq = 0
+        self._consumer: Consumer | None = None
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
         kind = QueueType(settings.taskiq_ml_queue_type)
@@ -68,7 +69,9 @@ class RabbitMQBroker(AioPikaBroker):
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter(settings.bridge_max_message_bytes)
+        self.formatter = Formatter(
+            settings.bridge_max_message_bytes, settings.bridge_max_read_bytes
+        )
         self.intake = Intake(self, results, settings)
         self._tiers = Tiers(queue, kind)
 
@@ -116,7 +119,7 @@ class RabbitMQBroker(AioPikaBroker):
         if self.read_channel is None:
             raise QueueError("start the broker before listening")
         self.intake.start()
-        consumer = Consumer(
+        consumer = self._consumer = Consumer(
             self.read_channel,
             self._task_queues[0],
             prefetch=self._wanted,
@@ -134,6 +137,14 @@ class RabbitMQBroker(AioPikaBroker):
             await self.intake.drain()
             if self._acknowledger is not None:
                 await self._acknowledger.flush()
+
+    def trouble(self) -> str | None:
+        """Why no deliveries come; None: they do."""
+        if self._consumer is not None and self._consumer.consuming:
+            return None
+        if self.appetite is not None and self.appetite() == 0:
+            return "paused: nothing that waits could be served"
+        return f"not consuming {self._task_queues[0].name!r} from RabbitMQ at {self._where}"
 
     async def _declare(self) -> None:
         if self.read_channel is not None:

@@ -76,7 +76,9 @@ class StreamBroker(RedisStreamBroker):
             unacknowledged_lock_timeout=30.0,
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter(settings.bridge_max_message_bytes)
+        self.formatter = Formatter(
+            settings.bridge_max_message_bytes, settings.bridge_max_read_bytes
+        )
         self.intake = Intake(self, results, settings)
         self.appetite: Appetite | None = None
         self._prefetch = prefetch
@@ -121,6 +123,12 @@ class StreamBroker(RedisStreamBroker):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await self.intake.drain()
+
+    def trouble(self) -> str | None:
+        """Why no entries come; None: they do. What ails Redis is told where Redis is checked."""
+        if self.appetite is not None and self.appetite() == 0:
+            return "paused: nothing that waits could be served"
+        return None
 
     async def dead_letter(self, body: bytes, reason: BridgeError) -> None:
         """Add an entry with the reason to the dead-letter stream."""

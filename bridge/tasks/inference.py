@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from redis.exceptions import RedisError
@@ -28,43 +29,47 @@ from bridge.messages import is_binary
 from bridge.outage import Outage
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
+from bridge.tasks.health import answering
 from bridge.triton_client import TritonClient
 
 _REDIS_AGAIN_S = 1.0
 _LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows
+
+_telling: set[asyncio.Task[None]] = set()
 
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
     _spare_the_collector()
-    triton = state.triton = TritonClient.from_settings(settings)
+    exits = state.exits = AsyncExitStack()
+    triton = TritonClient.from_settings(settings)
+    exits.push_async_callback(triton.close)
+    outage = Outage(f"Triton at {settings.triton_url}", triton.ready)
+    exits.push_async_callback(outage.close)
     batcher = Batcher(triton.infer, settings.bridge_batch_delay_us)
-    outage = state.outage = Outage(f"Triton at {settings.triton_url}", triton.ready)
-    state.payloads = open_payloads(settings)
-    if state.payloads is not None:
-        state.sweeper = asyncio.create_task(state.payloads.keep_swept())
-    state.inference = Inference(triton, send=batcher.submit, payloads=state.payloads, outage=outage)
-
-    def appetite() -> int | None:
-        return 0 if outage.began_at is not None else batcher.appetite() or None
-
-    broker.appetite = appetite
+    payloads = state.payloads = open_payloads(settings)
+    if payloads is not None:
+        exits.push_async_callback(payloads.close)
+        exits.callback(asyncio.create_task(payloads.keep_swept()).cancel)
+    state.inference = Inference(triton, send=batcher.submit, payloads=payloads, outage=outage)
+    broker.appetite = lambda: 0 if outage.began_at is not None else batcher.appetite() or None
+    triton.on_crash = _tell_of_crash
     loop = asyncio.get_running_loop()
-    telling: set[asyncio.Task[None]] = set()
-
-    def crashed(model: str) -> None:
-        task = loop.create_task(report(broker.results.redis, model))
-        telling.add(task)
-        task.add_done_callback(telling.discard)
-
-    triton.on_crash = crashed
 
     def let_go(_task_id: str) -> None:
         loop.call_later(_LETTING_GO_S, batcher.drop_abandoned)
 
     broker.intake.cancelled.listeners.append(let_go)
     await training_broker.startup()
+    exits.push_async_callback(training_broker.shutdown)
+    await exits.enter_async_context(answering(broker, triton))
+
+
+def _tell_of_crash(model: str) -> None:
+    task = asyncio.create_task(report(broker.results.redis, model))
+    _telling.add(task)
+    task.add_done_callback(_telling.discard)
 
 
 def _spare_the_collector() -> None:
@@ -80,13 +85,9 @@ def _spare_the_collector() -> None:
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
 async def disconnect(state: TaskiqState) -> None:
-    """Close what `connect` opened."""
-    await state.outage.close()
-    await state.triton.close()
-    if state.payloads is not None:
-        state.sweeper.cancel()
-        await state.payloads.close()
-    await training_broker.shutdown()
+    """Close what `connect` opened, also if it did not come to its end."""
+    if "exits" in state:
+        await state.exits.aclose()
 
 
 @broker.task("ml_inference")

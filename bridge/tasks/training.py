@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
@@ -10,6 +11,7 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from bridge.broker import settings, training_broker
 from bridge.crashes import repair
 from bridge.errors import InvalidTrainingRequestError, TaskCancelledError
+from bridge.tasks.health import answering
 from bridge.training.request import parse_request
 from bridge.training.run import train
 from bridge.triton_client import TritonClient
@@ -22,10 +24,12 @@ _running: dict[str, "asyncio.Task[Any]"] = {}
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client for the life of the process, made after taskiq's fork."""
-    state.triton = TritonClient.from_settings(settings)
+    exits = state.exits = AsyncExitStack()
+    triton = state.triton = TritonClient.from_settings(settings)
+    exits.push_async_callback(triton.close)
     training_broker.intake.cancelled.listeners.append(_stop)
-    redis = training_broker.results.redis
-    state.repair = asyncio.create_task(repair(redis, state.triton))
+    exits.callback(asyncio.create_task(repair(training_broker.results.redis, triton)).cancel)
+    await exits.enter_async_context(answering(training_broker, triton))
 
 
 def _stop(task_id: str) -> None:
@@ -36,9 +40,9 @@ def _stop(task_id: str) -> None:
 
 @training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
 async def disconnect(state: TaskiqState) -> None:
-    """Close what `connect` opened."""
-    state.repair.cancel()
-    await state.triton.close()
+    """Close what `connect` opened, also if it did not come to its end."""
+    if "exits" in state:
+        await state.exits.aclose()
 
 
 @training_broker.task("train_model")

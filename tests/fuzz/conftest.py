@@ -28,7 +28,7 @@ async def variables(environment, request, state):
     training = ("TASKIQ_ML_TRAINING_QUEUE", "TASKIQ_ML_TRAINING_ROUTING_KEY")
     own = environment | dict.fromkeys(names, name) | dict.fromkeys(training, f"{name}_t")
     async with RedisServer(state) as server:
-        yield own | {"REDIS_URL": server.url, "BRIDGE_MAX_MESSAGE_BYTES": "150000"}
+        yield own | {"REDIS_URL": server.url, "BRIDGE_MAX_READ_BYTES": "150000"}
 
 
 @pytest.fixture

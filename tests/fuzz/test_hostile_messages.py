@@ -42,7 +42,7 @@ async def publish(channel, own, messages):
 def result_id(own, body):
     """Under which key a message has a result; None where it is no task."""
     try:
-        message = Formatter(own.bridge_max_message_bytes).loads(body)
+        message = Formatter(most_read=own.bridge_max_read_bytes).loads(body)
         read_labels(message)
     except (errors.MalformedMessageError, errors.MessageTooLargeError):
         return None
@@ -103,7 +103,7 @@ async def test_ten_thousand_hostile_messages_are_each_accounted_for(live, own, c
         if number % GOOD_EVERY == 0:
             good.append(rows(pick, float(number)))
             messages.append((good[-1], None))
-    messages.append((b"{" * (own.bridge_max_message_bytes + 1), None))
+    messages.append((b"{" * (own.bridge_max_read_bytes + 1), None))
     parent = psutil.Process(live.process.pid)
     before = {child.pid for child in parent.children(recursive=True)}
     await publish(channel, own, messages[: COUNT // 5])

@@ -219,8 +219,8 @@ def test_a_text_beside_numbers_does_not_make_each_as_wide():
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_message_above_the_limit_is_not_looked_at(binary):
     body = written({"task_id": "x" * 2000}, binary=binary)
-    with pytest.raises(errors.MessageTooLargeError, match="BRIDGE_MAX_MESSAGE_BYTES"):
-        Formatter(2000).loads(body)
+    with pytest.raises(errors.MessageTooLargeError, match="BRIDGE_MAX_READ_BYTES"):
+        Formatter(most_read=2000).loads(body)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""What a worker process checks of itself for `/readyz`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.exceptions import RedisError
+
+from bridge.broker import settings
+from bridge.errors import BridgeError
+from bridge.health import Health
+from bridge.queues import Broker
+from bridge.triton_client import TritonClient
+
+
+@asynccontextmanager
+async def answering(broker: Broker, triton: TritonClient) -> AsyncIterator[None]:
+    """Answer for this process as long as the block lasts, if BRIDGE_METRICS_PORT is set.
+
+    Raises:
+        SettingsError: the port is another program's.
+    """
+    if settings.bridge_metrics_port is None:
+        yield
+        return
+
+    async def queue() -> str | None:
+        return broker.trouble()
+
+    async def redis() -> str | None:
+        try:
+            await broker.results.redis.ping()
+        except (RedisError, OSError, RuntimeError) as error:
+            return f"cannot use Redis at {settings.redis_shown}: {error}"
+        if broker.results.waiting:
+            return f"Redis does not take results; {broker.results.waiting} wait"
+        return None
+
+    async def served() -> str | None:
+        try:
+            await triton.check()
+        except BridgeError as error:
+            return str(error)
+        return None
+
+    checks = {"queue": queue, "redis": redis, "triton": served}
+    health = Health(settings.bridge_metrics_host, settings.bridge_metrics_port, checks)
+    await health.start()
+    try:
+        yield
+    finally:
+        await health.close()
