@@ -279,6 +279,13 @@ def error_class(name: str) -> type[BridgeError] | None:
     return None
 
 
+def outcome_of(error: BaseException | None) -> Outcome:
+    """How a task ended whose record holds this error, or none."""
+    if error is None:
+        return Outcome.SUCCEEDED
+    return error.outcome if isinstance(error, BridgeError) else Outcome.FAILED
+
+
 def error_text(error: BaseException, most: int) -> str:
     """What an error says, as every store and header can carry it.
 

@@ -231,7 +231,9 @@ class Intake:
     async def _end(self, message: TaskiqMessage, error: BridgeError) -> None:
         """Record the end of a task that does not run any more."""
         logger.info("task %s: %s", message.task_id, error)
-        await self._save(message, _result(message, None, error, 0.0))
+        result = _result(message, None, error, 0.0)
+        await self._save(message, result)
+        await self._tell("post_save", message, result)  # its payloads have had their day
 
     async def _give_up(
         self, message: TaskiqMessage, delivery: Delivery, error: BridgeError

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from bridge.advice import redis_advice
 from bridge.cli.output import Json, console, print_json, print_table
 from bridge.client import BridgeClient
-from bridge.errors import BridgeError, RestrictedError, TritonError
+from bridge.errors import BridgeError, RestrictedError, TritonError, outcome_of
 from bridge.names import check_name
 from bridge.queues import queue_depths
 from bridge.settings import Settings, load_settings
@@ -18,6 +18,8 @@ from bridge.tensors import TensorSpec
 from bridge.triton_client import ModelState, TritonClient
 
 _EXIT_MISSING = 1
+
+_NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
 
 
 def status(
@@ -105,7 +107,7 @@ async def _parts(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[st
         add("Triton", address, await _triton_problem(settings, address))
     for row, pool in ((0, "inference"), (2, "training")):
         served = len(queues) > row and queues[row]["consumers"]
-        add(f"{pool} workers", "", None if served else "no consumer on the queue")
+        add(f"{pool} workers", "", None if served else _NOBODY)
     return parts, queues
 
 
@@ -139,14 +141,15 @@ async def _task(task_id: str) -> dict[str, Any]:
             return {"task_id": task_id, "state": state, "progress": progress}
     if result.error is not None:
         text = f"{type(result.error).__name__}: {result.error}"
-        return {"task_id": task_id, "state": "failed", "error": text}
+        return {"task_id": task_id, "state": outcome_of(result.error).value, "error": text}
     return {"task_id": task_id, "state": "succeeded", "result": result.return_value}
 
 
 def _show_task(found: dict[str, Any]) -> None:
     if found["state"] == "unknown":
         console.print(
-            f"{found['task_id']}: no result and no progress: queued, expired, or never submitted"
+            f"{found['task_id']}: no record and no progress: queued, between two tries, or never "
+            "submitted"
         )
         return
     detail = found.get("progress") or found.get("result") or {"error": found.get("error")}

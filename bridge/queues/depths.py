@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import aiormq.exceptions
+from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
@@ -10,6 +11,7 @@ from bridge.advice import redis_advice
 from bridge.errors import QueueError
 from bridge.queues.letters import SUFFIX
 from bridge.queues.reach import reach_rabbitmq
+from bridge.queues.tiers import TIERS_S, tier_name
 from bridge.settings import Settings
 
 
@@ -25,6 +27,8 @@ class QueueDepth:
 async def queue_depths(settings: Settings) -> list[QueueDepth]:
     """How much waits in each queue and its dead letters, and who consumes.
 
+    Then, if anything ever did, how much waits for its next try: one entry for a queue's delays.
+
     Raises:
         QueueError: RabbitMQ, or Redis where it is the queue, cannot be reached.
     """
@@ -35,16 +39,24 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     ]
     if settings.bridge_queue == "redis-streams":
         return await _stream_depths(settings, names)
-    depths = []
     async with reach_rabbitmq(settings) as connection:
-        for name in names:
-            channel = await connection.channel()
-            try:
-                found = (await channel.get_queue(name)).declaration_result
-                depths.append(QueueDepth(name, found.message_count, found.consumer_count))
-            except aiormq.exceptions.ChannelNotFoundEntity:
-                depths.append(QueueDepth(name, None, None))
+        depths = [await _depth(connection, name) for name in names]
+        for queue in names[::2]:
+            tiers = [await _depth(connection, tier_name(queue, tier)) for tier in TIERS_S]
+            delayed = [tier.messages for tier in tiers if tier.messages is not None]
+            if delayed:
+                depths.append(QueueDepth(f"{queue}.delay", sum(delayed), None))
     return depths
+
+
+async def _depth(connection: AbstractConnection, name: str) -> QueueDepth:
+    channel = await connection.channel()  # a queue that is not there closes it
+    try:
+        found = (await channel.get_queue(name)).declaration_result
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return QueueDepth(name, None, None)
+    await channel.close()
+    return QueueDepth(name, found.message_count, found.consumer_count)
 
 
 async def _stream_depths(settings: Settings, names: list[str]) -> list[QueueDepth]:

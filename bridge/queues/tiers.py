@@ -99,4 +99,9 @@ class Tiers:
         self._declared.add(tier)
 
     def _name(self, tier: int) -> str:
-        return f"{self._queue}.delay.{tier}s"
+        return tier_name(self._queue, tier)
+
+
+def tier_name(queue: str, tier: int) -> str:
+    """The queue in which messages of `queue` wait for so many seconds."""
+    return f"{queue}.delay.{tier}s"

@@ -124,6 +124,25 @@ def test_status_of_a_task(stack, iris):
     assert found["error"].startswith("DatasetError: ")
 
 
+def test_a_training_is_cancelled_while_it_runs(stack, iris):
+    endless = ("train", "iris", "-c", "target=species", "-s", "epochs=10000", "--no-wait", "--json")
+    task_id = json.loads(stack.run(*endless).stdout)["task_id"]
+
+    def state():
+        return json.loads(stack.run("status", task_id, "--json").stdout)["state"]
+
+    while (found := state()) != "running":
+        assert found == "unknown"
+    cancelled = stack.run("cancel", task_id, "--json")
+    assert json.loads(cancelled.stdout) == [{"task_id": task_id, "cancelled": True}]
+    assert state() == "cancelled"
+    again = stack.run("cancel", task_id, iris["task_id"])
+    assert again.returncode == 1
+    assert again.stdout.count("has ended already") == 2
+    # The worker is free again.
+    assert stack.run("train", "iris", "-c", "target=species", "-s", "epochs=1").returncode == 0
+
+
 def test_models_with_and_without_the_key(stack, iris):
     for key in (stack.environment["TRITON_ADMIN_KEY"], ""):
         result = stack.run("models", "--json", TRITON_ADMIN_KEY=key)

@@ -7,7 +7,18 @@ from bridge import __version__
 from bridge.cli.app import app
 
 GROUPS = {"datasets": ("list", "show", "add"), "dlq": ("list", "show", "replay", "purge")}
-COMMANDS = ["demo", "up", "worker", "infer", "train", "status", "models", "bench", *GROUPS]
+COMMANDS = [
+    "demo",
+    "up",
+    "worker",
+    "infer",
+    "train",
+    "cancel",
+    "status",
+    "models",
+    "bench",
+    *GROUPS,
+]
 WITH_EXAMPLE = [
     *([name] for name in COMMANDS if name not in GROUPS),
     *([group, name] for group, names in GROUPS.items() for name in names),

@@ -318,3 +318,23 @@ async def test_a_store_that_is_down_is_named_and_the_worker_goes_on(environment,
             await server.start()
             again = await client.infer("double", {"x": shared}, timeout_s=20)
             np.testing.assert_array_equal(again.outputs["y"], X * 2)
+
+
+async def test_what_belonged_to_a_task_that_never_ran_goes_too(environment, tmp_path, new_worker):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    variables = store_variables(environment | {"BRIDGE_PAYLOAD_URL": folder.as_uri()})
+    async with BridgeClient(settings_of(variables)) as client:
+        expired = await client.submit("double", {"x": X}, timeout_s=0.05)
+        cancelled = await client.submit("double", {"x": X})
+        assert await cancelled.cancel()
+        await asyncio.sleep(0.1)
+        assert len(names_in(folder)) == 2
+        await new_worker([*COMMAND, "--workers", "1"], variables)
+        with pytest.raises(errors.TaskExpiredError):
+            await expired.result(20)
+        with pytest.raises(errors.TaskCancelledError):
+            await cancelled.result(20)
+        async with asyncio.timeout(20):
+            while names_in(folder):
+                await asyncio.sleep(0.05)
