@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def options(seed, **changed):
-    short = {"faults": 8, "tasks": 1500, "per_s": 80.0, "longest_s": 2.0, "settle_s": 30.0}
+    short = {"faults": 8, "tasks": 1500, "per_s": 80.0, "longest_s": 2.0, "settle_s": 60.0}
     return Options(seed=seed, **(short | changed))
 
 
