@@ -16,7 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bridge.errors import BridgeError, Fate, PublishError, TritonError, UnknownModelError
+from bridge.errors import (
+    BridgeError,
+    PublishError,
+    TritonError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
 from bridge.repository import Candidate, ModelRepository, Signature
 from bridge.settings import Settings
 from bridge.tensors import Array, Tensor
@@ -205,7 +211,7 @@ class _Run:
                 await self._ask(model, signature, rows, str(version))
         except (TritonError, PublishError) as error:
             refused = self._refused(error, "the version before serves on")
-            if refused.fate is not Fate.RETRY:
+            if not isinstance(refused, TritonUnavailableError):
                 await self._withdraw(version)
             raise refused from error
 
@@ -230,7 +236,7 @@ class _Run:
             log.warning("Triton could not unload %s: %s", name, error)
 
     def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
-        if error.fate is Fate.RETRY or isinstance(error, PublishError):
+        if isinstance(error, (TritonUnavailableError, PublishError)):
             return error
         return PublishError(
             f"Triton refused the new version of model {self.request.model_id!r}, so {outcome}: "
