@@ -57,7 +57,8 @@ _CHANNEL_OPTIONS = [
 
 
 _DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
-_BUSY = (ModelUnavailableError, TritonBusyError)  # here; another server may not be
+# Another server may have what this one lacks. Not so a crash: it may be the request's own doing.
+_ELSEWHERE = (TritonUnavailableError, UnknownModelError, ModelUnavailableError, TritonBusyError)
 _UNKNOWN = (
     "Triton at {address} does not serve {model} ({text}); `mlbridge models` lists what it serves"
 )
@@ -106,6 +107,8 @@ class _Server:
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
         self.encrypted = credentials is not None
+        self.died: dict[str, float] = {}
+        """Models whose process died, and when, by the loop's clock; until they answer again."""
         self.channel = (
             grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
             if credentials is None
@@ -137,7 +140,6 @@ class TritonClient:
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
-        self._dead: dict[tuple[str, str], float] = {}
         self.on_crash: Callable[[str], None] = lambda _name: None
         """Called with a model whose process died; see `reload`."""
 
@@ -226,9 +228,13 @@ class TritonClient:
         for input_name, tensor in inputs.items():
             request.inputs.add(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
             request.raw_input_contents.append(tensor.data)
-        reply = await self._on_any(
-            name, lambda server: server.stub.ModelInfer(request, timeout=timeout_s)
-        )
+
+        async def ask(server: _Server) -> Any:
+            answer = await server.stub.ModelInfer(request, timeout=timeout_s)
+            server.died.pop(name, None)
+            return answer
+
+        reply = await self._on_any(name, ask)
         outputs = {
             output.name: Tensor(output.datatype, tuple(output.shape), data)
             for output, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
@@ -360,10 +366,9 @@ class TritonClient:
                     self._servers.take_out(server)
                 elif isinstance(failure, BackendCrashedError):
                     failure = self._crashed(server, name, failure, started)
-                elif not isinstance(failure, (UnknownModelError, *_BUSY)):
+                if not isinstance(failure, _ELSEWHERE):
                     break
             else:
-                self._dead.pop((server.address, name), None)
                 return answer
         raise failure or TritonUnavailableError("no Triton address is given")
 
@@ -372,10 +377,10 @@ class TritonClient:
     ) -> BridgeError:
         """Who was there when the model died may have killed it; who came later found it dead."""
         self.on_crash(name)
-        now, key = asyncio.get_running_loop().time(), (server.address, name)
-        died = self._dead.get(key)
+        now = asyncio.get_running_loop().time()
+        died = server.died.get(name)
         if died is None or now > died + _DEAD_S:
-            died = self._dead[key] = now
+            died = server.died[name] = now
         if started < died:
             return failure
         return ModelUnavailableError(f"{failure}; it is to be loaded again")

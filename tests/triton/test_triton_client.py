@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from bridge import errors, triton_client
@@ -159,3 +160,25 @@ async def rows(server):
             return sum(stats.inference_count for stats in await client.statistics("double"))
         except errors.TritonUnavailableError:
             return 0
+
+
+async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
+    state, model_repository
+):
+    async with (
+        TritonServer(state, model_repository, models=["double"]) as first,
+        TritonServer(state, model_repository, models=["double"]) as second,
+        TritonClient([first.address, second.address]) as client,
+    ):
+        await client.infer("double", {"x": X}, timeout_s=10)
+        for process in psutil.Process(first.process.pid).children(recursive=True):
+            if process.status() != "zombie" and "double" in " ".join(process.cmdline()):
+                process.kill()
+        crashed = []
+        client.on_crash = crashed.append
+        with pytest.raises(errors.BackendCrashedError):
+            await client.infer("double", {"x": X}, timeout_s=10)
+        assert crashed == ["double"]
+        # Who comes later finds it dead, which is no reason not to ask the next server.
+        reply = await client.infer("double", {"x": X}, timeout_s=10)
+        assert reply.outputs["y"].to_array().tolist() == [[2, 2, 2, 2]] * 2
