@@ -22,8 +22,8 @@ from bridge.errors import (
     TritonRefusedError,
 )
 from bridge.lanes import Item, Lane, LaneKey, Model, Reply
+from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, join_rows, split_rows
-from bridge.triton_client import InferReply, ModelSpec
 
 logger = logging.getLogger("bridge.batcher")
 

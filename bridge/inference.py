@@ -24,8 +24,8 @@ from bridge.names import check_name
 from bridge.outage import Outage
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor
+from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor
-from bridge.triton_client import InferReply, ModelSpec
 
 _AWAY_S = 10.0  # how long a task in hand waits for Triton before it goes back to its queue
 _ENDLESS_S = 7 * 86_400.0

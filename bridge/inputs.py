@@ -19,8 +19,8 @@ from bridge.errors import (
 )
 from bridge.forms import Form, parse_tensor
 from bridge.references import StoredTensor, is_stored, parse_stored
+from bridge.specs import ModelSpec
 from bridge.tensors import Tensor, TensorSpec
-from bridge.triton_client import ModelSpec
 
 _VERSION = re.compile(r"[0-9]{1,18}", re.ASCII)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from bridge.errors import BridgeError, InferenceTimeoutError
 from bridge.limit import Limit
+from bridge.specs import InferReply
 from bridge.tensors import Tensor
-from bridge.triton_client import InferReply
 
 Reply = asyncio.Future[InferReply]
 

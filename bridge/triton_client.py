@@ -7,7 +7,6 @@ gRPC with Triton's model-repository extension, from tritonclient's generated stu
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import grpc
@@ -19,13 +18,10 @@ from tritonclient.grpc import (
     service_pb2_grpc,
 )
 
-from bridge.advice import TRITON, tls_advice
 from bridge.certificates import TlsFiles
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
-    InferenceFailedError,
-    InferenceTimeoutError,
     ModelLoadError,
     ModelUnavailableError,
     RestrictedError,
@@ -36,7 +32,9 @@ from bridge.errors import (
 )
 from bridge.replicas import Replicas
 from bridge.settings import Settings
+from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor, TensorSpec
+from bridge.triton_errors import triton_error
 
 ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
 """Metadata key under which Triton expects the admin key (`--grpc-restricted-protocol`)."""
@@ -59,46 +57,6 @@ _CHANNEL_OPTIONS = [
 _DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
 # Another server may have what this one lacks. Not so a crash: it may be the request's own doing.
 _ELSEWHERE = (TritonUnavailableError, UnknownModelError, ModelUnavailableError, TritonBusyError)
-_UNKNOWN = (
-    "Triton at {address} does not serve {model} ({text}); `mlbridge models` lists what it serves"
-)
-_NOT_READY = (
-    "Triton at {address} has no version of {model} ready: it is being loaded, was unloaded, or "
-    "could not be loaded (`mlbridge models` says which)"
-)
-_REFUSED = "Triton refused the request for {model}: {text}"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What one model takes and gives. Shapes include the batch dimension, -1, if there is one."""
-
-    name: str
-    max_batch_size: int
-    """Rows in one request; 0: the model has no batch dimension."""
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-    mixable: bool = True
-    """Rows of several callers may share a request: not so for a sequence's."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferReply:
-    """One answer. `model_version` is the version that computed it."""
-
-    model_name: str
-    model_version: str
-    outputs: dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelState:
-    """One row of the repository's index; `state` is READY, LOADING, UNLOADING or UNAVAILABLE."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
 
 
 class _Server:
@@ -430,44 +388,7 @@ def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
 
 
 def _translated(error: grpc.aio.AioRpcError, server: _Server, model: str) -> BridgeError:
-    """Triton's status as an error of our tree (codes as Triton's gRPC front end sets them)."""
-    code, text = error.code(), error.details() or "no details"
-    said = {"model": repr(model), "address": server.address, "text": text}
-    for phrase, kind, sentence in _BY_TEXT:
-        if phrase in text:
-            return kind(sentence.format(**said))
-    if code is grpc.StatusCode.UNAVAILABLE:
-        advice = tls_advice(text, TRITON, encrypted=server.encrypted)
-        return TritonUnavailableError(
-            f"Triton at {server.address} is not available: {text}{f'; {advice}' if advice else ''}"
-        )
-    kind, sentence = _BY_CODE.get(
-        code, (InferenceFailedError, f"model {{model}} failed in Triton ({code.name}): {{text}}")
+    text = error.details() or "no details"
+    return triton_error(
+        error.code().name, text, model=model, address=server.address, encrypted=server.encrypted
     )
-    return kind(sentence.format(**said))
-
-
-_BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
-    (
-        "protocol is restricted",
-        RestrictedError,
-        "Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key",
-    ),
-    ("has no available versions", ModelUnavailableError, _NOT_READY),
-    ("unknown model", UnknownModelError, _UNKNOWN),
-    ("maximum queue size", TritonBusyError, "the queue of {model} in Triton at {address} is full"),
-    (
-        "is not healthy",
-        BackendCrashedError,
-        "the process that computes {model} in Triton at {address} died: {text}",
-    ),
-)
-_BY_CODE: dict[grpc.StatusCode, tuple[type[BridgeError], str]] = {
-    grpc.StatusCode.NOT_FOUND: (UnknownModelError, _UNKNOWN),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (
-        InferenceTimeoutError,
-        "Triton at {address} did not answer in time for {model}",
-    ),
-    grpc.StatusCode.INVALID_ARGUMENT: (TritonRefusedError, _REFUSED),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (TritonRefusedError, _REFUSED),
-}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bridge import errors
 from bridge.batcher import Batcher
 from bridge.limit import Limit
+from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, TensorSpec, join_rows, split_rows
-from bridge.triton_client import InferReply, ModelSpec
 
 POISON = -1.0
 

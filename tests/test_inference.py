@@ -8,8 +8,8 @@ import pytest
 from bridge import errors
 from bridge.inference import Inference, Request
 from bridge.outage import Outage
+from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, TensorSpec
-from bridge.triton_client import InferReply, ModelSpec
 
 
 class DoublingTriton:

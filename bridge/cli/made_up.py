@@ -6,8 +6,8 @@ Enters: a model's spec. Leaves: arrays that it takes.
 import numpy as np
 
 from bridge.errors import InvalidInputError
+from bridge.specs import ModelSpec
 from bridge.tensors import DTYPES, Array, TensorSpec
-from bridge.triton_client import ModelSpec
 
 
 def make_inputs(spec: ModelSpec, rows: int, sizes: dict[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -14,8 +14,9 @@ from bridge.errors import BridgeError, RestrictedError, TritonError, outcome_of
 from bridge.names import check_name
 from bridge.queues import queue_depths
 from bridge.settings import Settings, load_settings
+from bridge.specs import ModelState
 from bridge.tensors import TensorSpec
-from bridge.triton_client import ModelState, TritonClient
+from bridge.triton_client import TritonClient
 
 _EXIT_MISSING = 1
 

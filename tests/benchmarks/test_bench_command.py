@@ -11,8 +11,9 @@ import pytest
 from bridge.cli.made_up import make_inputs, parse_shape
 from bridge.embedded.workers import WorkerPool
 from bridge.errors import InvalidInputError
+from bridge.specs import ModelSpec
 from bridge.tensors import DTYPES, TensorSpec, datatype_of
-from bridge.triton_client import ModelSpec, TritonClient
+from bridge.triton_client import TritonClient
 
 
 def spec_of(*inputs: TensorSpec, max_batch_size: int = 8) -> ModelSpec:

@@ -26,9 +26,9 @@ from bridge.messages import (
 from bridge.references import StoredTensor
 from bridge.results import decode_push
 from bridge.settings import Settings
+from bridge.specs import ModelSpec
 from bridge.tensors import DTYPES, Tensor, TensorSpec, unpack_bytes
 from bridge.training.request import parse_request
-from bridge.triton_client import ModelSpec
 
 TEXTS = st.text(st.characters(), max_size=6)
 LABELS = st.dictionaries(st.sampled_from(["a", "timeout", "ack_type", CONTENT_TYPE]), VALUES)

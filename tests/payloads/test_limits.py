@@ -11,8 +11,8 @@ from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter, decode_result, enc
 from bridge.payloads import Payloads
 from bridge.references import Reference, StoredTensor, new_key
 from bridge.settings import Settings
+from bridge.specs import ModelSpec
 from bridge.tensors import TensorSpec
-from bridge.triton_client import ModelSpec
 
 SPEC = ModelSpec("m", 8, {"x": TensorSpec("x", "FP32", (-1, 4))}, {})
 

@@ -8,8 +8,8 @@ from taskiq_aio_pika.queue import Queue
 
 from bridge.batcher import Batcher
 from bridge.queues.consumer import Consumer
+from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, TensorSpec
-from bridge.triton_client import InferReply, ModelSpec
 
 ROW = Tensor("FP32", (1, 1), b"\0\0\0\0")
 

@@ -1,0 +1,77 @@
+"""What a Triton server said instead of an answer, as an error of our tree.
+
+Pure: knows nothing of gRPC but the names of its status codes.
+"""
+
+from bridge.advice import TRITON, tls_advice
+from bridge.errors import (
+    BackendCrashedError,
+    BridgeError,
+    InferenceFailedError,
+    InferenceTimeoutError,
+    ModelUnavailableError,
+    RestrictedError,
+    TritonBusyError,
+    TritonRefusedError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
+
+_UNKNOWN = (
+    "Triton at {address} does not serve {model} ({text}); `mlbridge models` lists what it serves"
+)
+_NOT_READY = (
+    "Triton at {address} has no version of {model} ready: it is being loaded, was unloaded, or "
+    "could not be loaded (`mlbridge models` says which)"
+)
+_REFUSED = "Triton refused the request for {model}: {text}"
+
+_BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
+    (
+        "protocol is restricted",
+        RestrictedError,
+        "Triton at {address} restricts this call: set TRITON_ADMIN_KEY to its admin key",
+    ),
+    ("has no available versions", ModelUnavailableError, _NOT_READY),
+    ("unknown model", UnknownModelError, _UNKNOWN),
+    ("maximum queue size", TritonBusyError, "the queue of {model} in Triton at {address} is full"),
+    (
+        "is not healthy",
+        BackendCrashedError,
+        "the process that computes {model} in Triton at {address} died: {text}",
+    ),
+)
+_BY_CODE: dict[str, tuple[type[BridgeError], str]] = {
+    "NOT_FOUND": (UnknownModelError, _UNKNOWN),
+    "DEADLINE_EXCEEDED": (
+        InferenceTimeoutError,
+        "Triton at {address} did not answer in time for {model}",
+    ),
+    "INVALID_ARGUMENT": (TritonRefusedError, _REFUSED),
+    "RESOURCE_EXHAUSTED": (TritonRefusedError, _REFUSED),
+}
+
+
+def triton_error(code: str, text: str, *, model: str, address: str, encrypted: bool) -> BridgeError:
+    """The error to raise (codes as Triton's gRPC front end sets them).
+
+    Args:
+        code: gRPC's name of the status.
+        text: what Triton said.
+        model: which was asked for.
+        address: of the server.
+        encrypted: it was spoken to in TLS.
+    """
+    said = {"model": repr(model), "address": address, "text": text}
+    for phrase, kind, sentence in _BY_TEXT:
+        if phrase in text:
+            return kind(sentence.format(**said))
+    if code == "UNAVAILABLE":
+        advice = tls_advice(text, TRITON, encrypted=encrypted)
+        return TritonUnavailableError(
+            f"Triton at {address} is not available: {text}{f'; {advice}' if advice else ''}"
+        )
+    kind, sentence = _BY_CODE.get(
+        code, (InferenceFailedError, f"model {{model}} failed in Triton ({code}): {{text}}")
+    )
+    return kind(sentence.format(**said))
