@@ -14,16 +14,15 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from bridge.errors import TrainingFailedError
 from bridge.training.architectures import Network
-from bridge.training.examples import Examples, Rows
+from bridge.training.examples import Examples
+from bridge.training.feed import Feed, batches_an_epoch
+from bridge.training.learner import Learner
 from bridge.training.request import Hyperparameters
 
 Progress = dict[str, Any]
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 _REPORT_EVERY_S = 1.0
 _JUDGING_ROWS = 1024
@@ -56,7 +55,7 @@ def fit(
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
     rows = len(examples.train.inputs)
     size = parameters.batch_size_for(rows)
-    module = _Module(network, parameters, steps=_steps_an_epoch(rows, size) * parameters.epochs)
+    module = Learner(network, parameters, steps=batches_an_epoch(rows, size) * parameters.epochs)
     watcher = _Watcher(parameters, rows, report)
     trainer = lightning.Trainer(
         accelerator="auto",
@@ -72,55 +71,13 @@ def fit(
     )
     trainer.fit(
         module,
-        _loader(examples.train, size, shuffled_by=parameters.seed),
-        _loader(examples.validation, _JUDGING_ROWS),
+        Feed(examples.train, size, parameters.seed),
+        Feed(examples.validation, _JUDGING_ROWS),
     )
     if watcher.best is not None:
         network.load_state_dict(watcher.best)
     network.cpu().eval()
     return {**_judge(network, examples), "epochs": trainer.current_epoch}
-
-
-class _Module(lightning.LightningModule):
-    """Loss, optimizer and schedule; the network knows the rest."""
-
-    def __init__(self, network: Network, parameters: Hyperparameters, steps: int) -> None:
-        super().__init__()
-        self.network = network
-        self.parameters_given = parameters
-        self.steps = steps
-        self.judged: list[tuple[float, float, int]] = []
-
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        return self._loss(*batch)[0]
-
-    def validation_step(self, batch: Batch, _: int) -> None:
-        loss, right = self._loss(*batch)
-        self.judged.append((float(loss), right, len(batch[0])))
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.parameters_given.learning_rate,
-            weight_decay=self.parameters_given.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.parameters_given.learning_rate, total_steps=self.steps
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def _loss(self, rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Mean loss, and the share of right classes or the squared error."""
-        outputs = self.network(rows)
-        if self.network.classifies:
-            loss = nn.functional.cross_entropy(outputs, targets)
-            right = 0.0 if self.training else float((outputs.argmax(1) == targets).float().mean())
-            return loss, right
-        loss = nn.functional.mse_loss(outputs, self.network.normalised(targets))
-        return loss, 0.0 if self.training else float(loss)
 
 
 class _Watcher(Callback):
@@ -184,39 +141,6 @@ class _Watcher(Callback):
                 "time_left_s": round(seconds * (steps - step) / max(step, 1), 1),
             }
         )
-
-
-class _Batches(torch.utils.data.Dataset[Batch]):
-    """Takes a whole batch of rows at once: row by row costs more than small networks do."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.inputs = torch.from_numpy(rows.inputs)
-        self.targets = torch.from_numpy(rows.targets)
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, indices: Any) -> Batch:
-        return self.inputs[indices], self.targets[indices]
-
-
-def _loader(rows: Rows, size: int, shuffled_by: int | None = None) -> "DataLoader[Batch]":
-    batches = _Batches(rows)
-    if shuffled_by is None:
-        sampler = BatchSampler(SequentialSampler(batches), size, drop_last=False)
-    else:
-        order = RandomSampler(batches, generator=torch.Generator().manual_seed(shuffled_by))
-        sampler = BatchSampler(order, size, drop_last=_drops_last(len(batches), size))
-    return DataLoader(batches, sampler=sampler, batch_size=None)
-
-
-def _drops_last(rows: int, size: int) -> bool:
-    # Batch normalisation cannot learn from a single row.
-    return rows > size and rows % size == 1
-
-
-def _steps_an_epoch(rows: int, size: int) -> int:
-    return math.ceil(rows / size) - _drops_last(rows, size)
 
 
 def answers(network: Network, inputs: torch.Tensor) -> Iterator[torch.Tensor]:
