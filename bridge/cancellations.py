@@ -18,6 +18,7 @@ from bridge.errors import TaskCancelledError
 from bridge.messages import encode_result
 
 _KEY, _CHANNEL = "bridge:cancelled", "bridge:cancel"
+_NOW = " now"  # after a task's id, which has no spaces
 
 
 def cancelled_record() -> bytes:
@@ -30,24 +31,29 @@ def cancelled_record() -> bytes:
     )
 
 
-async def cancel(redis: Redis, task_id: str, keep_s: int) -> bool:
+async def cancel(redis: Redis, task_id: str, keep_s: int, *, now: bool = False) -> bool:
     """Make a task's record "cancelled", unless it has one, and tell the workers.
+
+    A training saves a checkpoint before it ends, unless it shall end now.
 
     Args:
         redis: where results are.
         task_id: checked by the caller.
         keep_s: for how long the record can be read, and the task must not run.
+        now: also of a task that is cancelled already, and saves its checkpoint.
 
     Returns:
         False if the task has ended already.
     """
-    if not await redis.set(task_id, cancelled_record(), ex=keep_s, nx=True):
+    if not await redis.set(task_id, cancelled_record(), ex=keep_s, nx=True) and not (
+        now and await redis.zscore(_KEY, task_id) is not None
+    ):
         return False
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(_KEY, {task_id: time.time()})
         pipe.zremrangebyscore(_KEY, 0, time.time() - keep_s)
         pipe.expire(_KEY, keep_s)
-        pipe.publish(_CHANNEL, task_id)
+        pipe.publish(_CHANNEL, task_id + _NOW * now)
         await pipe.execute()
     return True
 
@@ -62,8 +68,8 @@ class Cancellations:
             redis: where results are; not closed here.
             keep_s: for how long an id counts.
         """
-        self.listeners: list[Callable[[str], None]] = []
-        """Called with each id that is heard of."""
+        self.listeners: list[Callable[[str, bool], None]] = []
+        """Called with each id that is heard of, and whether it shall end at once."""
         self._redis = redis
         self._keep_s = keep_s
         self._ids: dict[str, float] = {}
@@ -91,15 +97,15 @@ class Cancellations:
         for task_id, at in known:
             self._heard(task_id.decode(errors="replace"), at)
 
-    async def _told(self, task_id: str) -> None:
-        self._heard(task_id, time.time())
+    async def _told(self, message: str) -> None:
+        self._heard(message.removesuffix(_NOW), time.time(), now=message.endswith(_NOW))
 
-    def _heard(self, task_id: str, at: float) -> None:
-        if task_id in self._ids:
+    def _heard(self, task_id: str, at: float, *, now: bool = False) -> None:
+        if task_id in self._ids and not now:
             return
-        self._ids[task_id] = at
+        self._ids.setdefault(task_id, at)
         for listener in self.listeners:
-            listener(task_id)
+            listener(task_id, now)
         while self._ids:  # the oldest come first
             oldest = next(iter(self._ids))
             if self._ids[oldest] > time.time() - self._keep_s:

@@ -28,6 +28,20 @@ class Turn:
         return self.deadline - time.time()
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What a shortcut returns in place of a result: the task has not ended."""
+
+    wait_s: float = 0.0
+    """Seconds until the message comes back."""
+    instead: TaskiqMessage | None = None
+    """A message that takes its place, at the end of the queue."""
+
+
+class Dropped:
+    """What a shortcut returns in place of a result: another message is the task's now."""
+
+
 Shortcut = Callable[[TaskiqMessage, Turn], Awaitable[Any]]
 Appetite = Callable[[], int | None]
 """How many messages in hand can be used; 0: none, pause; None: nobody knows."""
@@ -77,6 +91,10 @@ class Delivery(Protocol):
             wait_s: until then.
             crashed: this try was there when its model's process died.
         """
+        ...
+
+    async def later(self, wait_s: float) -> None:
+        """Let it come back, as the same attempt, after so many seconds; then it is dealt with."""
         ...
 
     async def hand_back(self) -> None:

@@ -195,6 +195,22 @@ class TrainingFailedError(TrainingError):
     """The training process ended before it had a model."""
 
 
+class TrainingCrashedError(TrainingFailedError):
+    """The training process died; it goes on from its last checkpoint, a few times."""
+
+    fate = Fate.RETRY
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be written or read; the one before it still is there."""
+
+    fate = Fate.RETRY
+
+
+class LeaseLostError(TrainingError):
+    """Another worker has the training now."""
+
+
 class ExportError(TrainingError):
     """The exported model is not, or does not compute, what was trained."""
 

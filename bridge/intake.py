@@ -12,12 +12,13 @@ of concurrent tasks nor its bookkeeping stands between a message and its batch.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
 
-from bridge.deliveries import Delivery, Shortcut, Turn
+from bridge.deliveries import Delivery, Dropped, Later, Shortcut, Turn
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
@@ -50,6 +51,10 @@ class Intake:
     def __init__(self, broker: AsyncBroker, results: RedisResults, settings: Settings) -> None:
         self.shortcuts: dict[str, Shortcut] = {}
         """Task name -> what runs it here; arguments are checked by the shortcut itself."""
+        self.self_stopping: set[str] = set()
+        """Names of those that look themselves for whether they are cancelled."""
+        self.draining: list[Callable[[], None]] = []
+        """Called when no further messages come, and what runs shall end soon."""
         self.cancelled = results.cancellations
         self.cancelled.listeners.append(self._stop)
         self._broker = broker
@@ -95,6 +100,8 @@ class Intake:
 
         What is given up stays unacknowledged, and its queue delivers it again.
         """
+        for listener in self.draining:
+            listener()
         if self._running:
             await asyncio.wait(self._running, timeout=self._settings.bridge_drain_timeout_s)
         left = [task for task in self._running if not task.done()]
@@ -175,6 +182,9 @@ class Intake:
         """Run a task once, and do with its message what the end of that asks for."""
         started = time.perf_counter()
         value, error = await self._outcome(message, shortcut, turn)
+        if isinstance(value, Later | Dropped):
+            await self._go_on(value, delivery)
+            return
         result = _result(message, value, error, time.perf_counter() - started)
         if error is not None:
             await self._tell("on_error", message, result, error)
@@ -194,12 +204,23 @@ class Intake:
         await self._tell("post_save", message, result)
         await delivery.ack()
 
+    async def _go_on(self, value: Later | Dropped, delivery: Delivery) -> None:
+        """A slice has ended, or could not begin; the task goes on with another message."""
+        if isinstance(value, Dropped):
+            await delivery.ack()
+        elif value.instead is None:
+            await delivery.later(value.wait_s)
+        else:
+            await self._broker.kick(self._broker.formatter.dumps(value.instead))
+            await delivery.ack()
+
     async def _outcome(
         self, message: TaskiqMessage, shortcut: Shortcut, turn: Turn
     ) -> tuple[Any, Exception | None]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
-        self._stoppable[message.task_id] = task
+        if message.task_name not in self.self_stopping:
+            self._stoppable[message.task_id] = task
         try:
             message = await self._before(message)
             return await shortcut(message, turn), None
@@ -249,7 +270,7 @@ class Intake:
         token = message.labels.get(REPLY_TO)
         await self._results.save(message.task_id, encode_result(result), token)
 
-    def _stop(self, task_id: str) -> None:
+    def _stop(self, task_id: str, now: bool) -> None:  # noqa: ARG002, FBT001 - what listeners get
         task = self._stoppable.get(task_id)
         if task is not None:
             task.cancel()

@@ -6,6 +6,8 @@ Enters: labels, as any producer may have written them. Leaves: numbers that can 
 import math
 from typing import Any
 
+from taskiq import TaskiqMessage
+
 from bridge.errors import InvalidLabelError
 
 DEADLINE = "deadline"
@@ -16,9 +18,14 @@ MAX_RETRIES = "max_retries"
 """taskiq's own: how often a task is tried again after an error that may pass."""
 RETRY_ON_ERROR = "retry_on_error"
 """taskiq's own: false means never."""
+PRIORITY = "priority"
+"""taskiq's own: a training with a higher one goes first; 0 where it is missing."""
+BATON = "bridge_baton"
+"""Ours: the token under which a message that continues a task was written (`bridge.jobs`)."""
 
 _FALSE = {"false", "0", "no", "off"}
 _MOST_RETRIES = 1000
+_MOST_PRIORITY = 255  # of AMQP
 
 
 def deadline_of(labels: dict[str, Any]) -> float | None:
@@ -52,6 +59,35 @@ def retries_of(labels: dict[str, Any], default: int) -> int:
         return 0
     asked = _number(labels, MAX_RETRIES, least=0.0)
     return default if asked is None else min(int(asked), _MOST_RETRIES)
+
+
+def priority_of(labels: dict[str, Any]) -> int:
+    """The task's priority, 0 to 255.
+
+    Raises:
+        InvalidLabelError: it is no such number.
+    """
+    found = _number(labels, PRIORITY, least=0.0)
+    if found is not None and found > _MOST_PRIORITY:
+        raise InvalidLabelError(f"label {PRIORITY!r} must be a number from 0 to {_MOST_PRIORITY}")
+    return int(found or 0)
+
+
+def baton_of(labels: dict[str, Any]) -> int:
+    """The baton of a message; 0 for the one that its caller sent.
+
+    Raises:
+        InvalidLabelError: it is no number.
+    """
+    return int(_number(labels, BATON, least=0.0) or 0)
+
+
+def continued(message: TaskiqMessage, baton: int | None = None) -> TaskiqMessage:
+    """The message that takes this one's place; a delay that its caller asked for has passed."""
+    labels = {name: value for name, value in message.labels.items() if name != "delay"}
+    if baton is not None:
+        labels[BATON] = baton
+    return message.model_copy(update={"labels": labels})
 
 
 def _number(labels: dict[str, Any], name: str, least: float) -> float | None:

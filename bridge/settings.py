@@ -17,10 +17,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
+from bridge.training_settings import TrainingSettings
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
 QueueType = Literal["quorum", "classic"]
@@ -33,7 +34,7 @@ TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part
 """The fields of each part's certificate files; an empty variable is an unset one."""
 
 
-class Settings(BaseSettings):
+class Settings(TrainingSettings):
     """Everything that can be set from outside; every variable is optional.
 
     A field's environment variable is its name in capitals.
@@ -140,10 +141,7 @@ class Settings(BaseSettings):
     bridge_infer_timeout_s: float = Field(default=60.0, gt=0)
     """How long one inference may take inside Triton, in seconds."""
 
-    # Folders.
     model_repository: Path = Path("model_repository")
-    dataset_root: Path = Path("datasets")
-    checkpoint_root: Path = Path("checkpoints")
 
     @field_validator("triton_url")
     @classmethod

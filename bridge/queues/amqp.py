@@ -76,6 +76,11 @@ class AmqpDelivery:
         await self._publisher.delay(self._message, wait_s, counts)
         await self.ack()
 
+    async def later(self, wait_s: float) -> None:
+        """As `retry`, without counting it."""
+        await self._publisher.delay(self._message, wait_s, {})
+        await self.ack()
+
     async def hand_back(self) -> None:
         """Have RabbitMQ put it back."""
         if self._message.delivery_tag is not None:

@@ -19,6 +19,7 @@ from bridge.settings import Settings
 
 _WEEK_MS = 7 * 24 * 3_600_000
 _LOOK_EVERY_S = 0.1
+_LATER_S = 1.0
 
 
 class _StreamDelivery:
@@ -45,6 +46,12 @@ class _StreamDelivery:
         self.attempt += 1
         self.crashes += crashed
         await self._broker.intake.take(self)
+
+    async def later(self, wait_s: float) -> None:
+        """Go to the end of the stream after a second at most: others must not wait behind it."""
+        await asyncio.sleep(min(wait_s, _LATER_S))
+        await self._broker.add(self.body)
+        await self.ack()
 
     async def hand_back(self) -> None:
         """It stays pending, and goes to whoever claims it when it has been so for long enough."""
@@ -123,6 +130,11 @@ class StreamBroker(RedisStreamBroker):
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
             await self.intake.drain()
+
+    async def add(self, body: bytes) -> None:
+        """Add an entry to the stream, as taskiq-redis's `kick` does."""
+        async with Redis(connection_pool=self.connection_pool) as redis:
+            await redis.xadd(self.queue_name, {b"data": body})
 
     def trouble(self) -> str | None:
         """Why no entries come; None: they do. What ails Redis is told where Redis is checked."""

@@ -57,7 +57,7 @@ async def connect(state: TaskiqState) -> None:
     triton.on_crash = _tell_of_crash
     loop = asyncio.get_running_loop()
 
-    def let_go(_task_id: str) -> None:
+    def let_go(_task_id: str, _now: bool) -> None:  # noqa: FBT001 - what listeners get
         loop.call_later(_LETTING_GO_S, batcher.drop_abandoned)
 
     broker.intake.cancelled.listeners.append(let_go)

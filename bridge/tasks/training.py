@@ -1,24 +1,59 @@
-"""The task of the training queue: train a model and make it live. Thin; torch is elsewhere."""
+"""The task of the training queue: train a model and make it live. Thin; torch is elsewhere.
+
+A message trains for one slice at most, and is then replaced by one that continues it: no message is
+unacknowledged for long, and jobs take turns. `bridge.jobs` says whose turn it is.
+"""
 
 import asyncio
+import contextlib
 import logging
+import math
+import os
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
+from redis.exceptions import RedisError
+from taskiq import (
+    Context,
+    TaskiqDepends,
+    TaskiqEvents,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+    TaskiqState,
+)
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
+from bridge.channels import listen
 from bridge.crashes import repair
-from bridge.errors import InvalidTrainingRequestError, TaskCancelledError
+from bridge.deliveries import Dropped, Later, Turn
+from bridge.errors import (
+    InvalidTrainingRequestError,
+    LeaseLostError,
+    TaskCancelledError,
+    TaskExpiredError,
+    TrainingCrashedError,
+    TritonUnavailableError,
+)
+from bridge.jobs import CONTROL, Asking, Claim, Jobs
+from bridge.labels import baton_of, continued, priority_of
 from bridge.tasks.health import answering
+from bridge.training import run
+from bridge.training.lease import Lease, Orders
+from bridge.training.reaper import reap
 from bridge.training.request import parse_request
-from bridge.training.run import train
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
 
-_running: dict[str, "asyncio.Task[Any]"] = {}
+_PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
+_NO_TRITON_S = 8.0
+_WORKER = f"{socket.gethostname()}:{os.getpid()}"
+
+_running: dict[str, tuple[Lease, Orders]] = {}
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
@@ -27,15 +62,17 @@ async def connect(state: TaskiqState) -> None:
     exits = state.exits = AsyncExitStack()
     triton = state.triton = TritonClient.from_settings(settings)
     exits.push_async_callback(triton.close)
-    training_broker.intake.cancelled.listeners.append(_stop)
-    exits.callback(asyncio.create_task(repair(training_broker.results.redis, triton)).cancel)
+    redis, lease_s = training_broker.results.redis, settings.bridge_training_lease_s
+    jobs = state.jobs = open_jobs()
+    training_broker.intake.cancelled.listeners.append(_cancel)
+    training_broker.intake.draining.append(_stop_all)
+    for background in (
+        repair(redis, triton),
+        listen(redis, CONTROL, _nudge),
+        reap(jobs, _hand_on, every_s=lease_s),
+    ):
+        exits.callback(asyncio.create_task(background).cancel)
     await exits.enter_async_context(answering(training_broker, triton))
-
-
-def _stop(task_id: str) -> None:
-    """Somebody cancelled a task: if it runs here, its process is killed."""
-    if task_id in _running:
-        _running[task_id].cancel()
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -43,6 +80,35 @@ async def disconnect(state: TaskiqState) -> None:
     """Close what `connect` opened, also if it did not come to its end."""
     if "exits" in state:
         await state.exits.aclose()
+
+
+def open_jobs() -> Jobs:
+    """The records of trainings, in the worker's Redis."""
+    return Jobs(
+        training_broker.results.redis,
+        lease_s=settings.bridge_training_lease_s,
+        keep_s=settings.bridge_checkpoint_keep_s,
+    )
+
+
+def _cancel(task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
+    if task_id in _running:
+        _running[task_id][1].cancel(now=now)
+
+
+def _stop_all() -> None:
+    for _, orders in _running.values():
+        orders.stop.set()
+
+
+async def _nudge(task_id: str) -> None:
+    if task_id in _running:
+        _running[task_id][0].nudge.set()
+
+
+async def _hand_on(body: bytes, baton: int) -> None:
+    message = continued(training_broker.formatter.loads(body), baton)
+    await training_broker.kick(training_broker.formatter.dumps(message))
 
 
 @training_broker.task("train_model")
@@ -65,43 +131,127 @@ async def train_model(
         context: taskiq's own, never sent.
 
     Returns:
-        What `bridge.training.run.train` returns: model name and version, metrics, parity,
+        What `bridge.training.run.Training.go_on` returns: model name and version, metrics, parity,
         inputs, outputs, labels.
 
     Raises:
         BridgeError: the subclass says what is wrong with the request, the data or the model.
     """
-    if surplus:
-        raise InvalidTrainingRequestError(
-            "train_model takes dataset_id, model_config and hyperparameters, got "
-            f"{3 + len(surplus)} arguments"
-        )
-    request = parse_request(dataset_id, model_config, hyperparameters, settings)
-    task_id = context.message.task_id
+    raise NotImplementedError  # the intake runs `_train_model` in its place
 
+
+def _arguments(
+    dataset_id: Any = None, model_config: Any = None, hyperparameters: Any = None, *surplus: Any
+) -> tuple[Any, Any, Any]:
+    """What a caller may send, in order."""
+    if surplus:
+        raise TypeError(f"() got {3 + len(surplus)} arguments")
+    return dataset_id, model_config, hyperparameters
+
+
+async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | Later | Dropped:
+    """One turn of a training: a slice of it, or less."""
+    task_id = message.task_id
+    if await training_broker.results.is_result_ready(task_id):
+        return Dropped()  # sent twice, or continued twice
+    try:
+        request = parse_request(*_arguments(*message.args, **message.kwargs), settings)
+    except TypeError as error:
+        raise InvalidTrainingRequestError(
+            "train_model takes dataset_id, model_config and hyperparameters: it"
+            + str(error).partition("()")[2]
+        ) from None
+    training = run.Training(request, task_id, settings, training_broker.state.triton)
+    jobs: Jobs = training_broker.state.jobs
+    asking = Asking(
+        worker=_WORKER,
+        message=training_broker.formatter.dumps(message).message,
+        baton=baton_of(message.labels),
+        priority=priority_of(message.labels),
+        floor=training.checkpoints.floor(),
+    )
+    claim = await jobs.claim(task_id, asking)
+    if claim.answer != "yours":
+        return _not_now(message, claim)
+    lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
+    try:
+        result = await _slice(training, lease, claim.slices, turn)
+    except LeaseLostError:
+        return Later(settings.bridge_training_lease_s)
+    except TritonUnavailableError as error:
+        log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
+        return Later(_NO_TRITON_S)
+    except TrainingCrashedError as error:
+        if not training.progressed:
+            raise
+        log.warning("task %s goes on from its checkpoint: %s", task_id, error)
+        result = None
+    finally:
+        await jobs.release(task_id, claim.number)
+    return Later(instead=continued(message, claim.number)) if result is None else result
+
+
+def _not_now(message: TaskiqMessage, claim: Claim) -> Later | Dropped:
+    if claim.answer == "stale":
+        return Dropped()
+    if claim.answer == "held":
+        return Later(claim.number / 1000)
+    if claim.answer == "paused":
+        return Later(_PAUSED_S)
+    return Later(instead=continued(message))  # a task of higher priority waits
+
+
+async def _slice(
+    training: run.Training, lease: Lease, number: int, turn: Turn
+) -> dict[str, Any] | None:
+    """Train for a while; None: it is not done."""
+    task_id, orders = training.task_id, Orders()
+    mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm)
+    _running[task_id] = lease, orders
+    working = asyncio.create_task(training.go_on(mine, _saver(task_id)))
+    watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
+    if task_id in training_broker.intake.cancelled:  # while it was claimed
+        orders.cancel(now=True)
+    try:
+        async with asyncio.timeout(None if turn.left_s == math.inf else turn.left_s):
+            await asyncio.wait([working, *watching], return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        raise TaskExpiredError("the task's deadline passed before it was trained") from None
+    finally:
+        del _running[task_id]
+        for task in (working, *watching):
+            task.cancel()
+        await asyncio.gather(working, *watching, return_exceptions=True)
+    if orders.cancelled:
+        raise TaskCancelledError("the training was cancelled while it ran")
+    if lease.lost:
+        raise LeaseLostError("another worker has the training now")
+    return working.result()
+
+
+def _saver(task_id: str) -> Callable[[dict[str, Any]], Awaitable[None]]:
     async def save(progress: dict[str, Any]) -> None:
         try:
-            await context.broker.result_backend.set_progress(
+            await training_broker.results.set_progress(
                 task_id, TaskProgress(state=TaskState.STARTED, meta=progress)
             )
         except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
             log.warning("progress of task %s was not saved: %s", task_id, error)
 
-    running = asyncio.current_task()
-    assert running is not None  # noqa: S101 - a coroutine always runs in one
-    _running[task_id] = running
-    try:
-        return await train(
-            request,
-            task_id=task_id,
-            settings=settings,
-            triton=context.state.triton,
-            on_progress=save,
-        )
-    except asyncio.CancelledError:
-        if task_id not in training_broker.intake.cancelled:
-            raise  # the worker stops
-        running.uncancel()
-        raise TaskCancelledError("the training was cancelled while it ran") from None
-    finally:
-        del _running[task_id]
+    return save
+
+
+class ForgetJob(TaskiqMiddleware):
+    """Forgets whose turn it was at a task that has ended."""
+
+    async def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:  # noqa: ARG002 - taskiq's
+        """Called after the result is saved and before the message is acknowledged."""
+        jobs: Jobs | None = training_broker.state.get("jobs")
+        if jobs is not None and message.task_name == "train_model":
+            with contextlib.suppress(RedisError, OSError):  # it expires
+                await jobs.forget(message.task_id)
+
+
+training_broker.add_middlewares(ForgetJob())
+training_broker.intake.shortcuts["train_model"] = _train_model
+training_broker.intake.self_stopping.add("train_model")

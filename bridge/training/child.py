@@ -1,9 +1,10 @@
 """The training process: `python -P -m bridge.training.child FD`, started by `run` alone.
 
-Enters: one JSON job on standard input. Leaves: lines of JSON on the inherited descriptor FD, as
-libraries print to standard output and error what they like, and files in the job's folder:
-`version/` (what a version is made of) and `probe.npz` (real rows and torch's answers to them).
-Exits 0 after a `result` line; otherwise an `error` line tells why, unless it was killed.
+Enters: lines on standard input: one JSON job, later perhaps "stop". Leaves: lines of JSON on the
+inherited descriptor FD, as libraries print to standard output and error what they like, and files
+in the job's folder: checkpoints, `version/` (what a version is made of) and `probe.npz` (real rows
+and torch's answers to them). Exits 0 after a `result` line, or a `sliced` one; otherwise an `error`
+line tells why, unless it was killed.
 
 It is a process of its own so that it can be killed at any moment, and its memory, on the GPU
 too, is really free afterwards.
@@ -12,10 +13,12 @@ too, is really free afterwards.
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main() -> int:
     """Do one job; returns the exit status."""
-    job = json.load(sys.stdin)
+    # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
+    orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
+    job = json.loads(orders.readline())
     _die_with(job["parent_pid"])
     _offer_itself()
+    stop = threading.Event()
+    threading.Thread(target=_hear, args=(orders, stop), daemon=True).start()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
 
         def report(kind: str, content: dict[str, Any]) -> None:
@@ -38,7 +45,9 @@ def main() -> int:
 
         try:
             # Only now torch is loaded: the parent's death is already being watched for.
-            importlib.import_module("bridge.training.job").work(job, Path(job["folder"]), report)
+            importlib.import_module("bridge.training.job").work(
+                job, Path(job["folder"]), report, stop.is_set
+            )
         except BridgeError as error:
             traceback.print_exc()
             report("error", {"class": type(error).__name__, "message": str(error)})
@@ -49,6 +58,13 @@ def main() -> int:
             report("error", {"class": TrainingFailedError.__name__, "message": text})
             return 1
     return 0
+
+
+def _hear(orders: io.FileIO, stop: threading.Event) -> None:
+    """Wait for the parent's word."""
+    for line in orders:
+        if line.strip() == b"stop":
+            stop.set()
 
 
 def _die_with(parent: int) -> None:

@@ -39,7 +39,6 @@ class Feed:
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._resumed:
-            self._epoch += self._done > 0  # the pass before came to its end
             self._done = 0
         self._resumed = False
         order = self._order()
@@ -50,6 +49,11 @@ class Feed:
                 torch.from_numpy(self._rows.inputs[picked]),
                 torch.from_numpy(self._rows.targets[picked]),
             )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which pass comes next; it has its own order."""
+        if epoch != self._epoch:
+            self._epoch, self._resumed = epoch, False
 
     def state_dict(self) -> dict[str, Any]:
         """Which epoch it is in, and how many of its batches it has given."""

@@ -4,27 +4,20 @@ Enters: `Examples` and a `Network`. Leaves: the trained network and its metrics;
 progress record after each epoch, and each second within long ones.
 """
 
-import copy
-import math
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 
-from bridge.errors import TrainingFailedError
 from bridge.training.architectures import Network
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
 from bridge.training.learner import Learner
 from bridge.training.request import Hyperparameters
+from bridge.training.slicer import Slicer, Slices
+from bridge.training.watcher import Progress, Watcher
 
-Progress = dict[str, Any]
-
-_REPORT_EVERY_S = 1.0
 _JUDGING_ROWS = 1024
 
 
@@ -32,7 +25,7 @@ def fit(
     network: Network,
     examples: Examples,
     parameters: Hyperparameters,
-    folder: Path,
+    slices: Slices,
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
     """Train `network` in place; afterwards it is on the CPU, in eval mode.
@@ -41,106 +34,67 @@ def fit(
         network: untrained, its weights already drawn from the seed.
         examples: rows to train on and to judge by.
         parameters: how.
-        folder: for Lightning's own files.
+        slices: where to begin, when to save and stop, and where.
         report: takes `{epoch, epochs, step, steps, loss, metric, value, samples_per_s,
-            time_left_s}`; `metric` and `value` are None until validation rows were judged.
+            time_left_s, curve}`; `metric` and `value` are None until validation rows were judged.
 
     Returns:
-        Metrics on the validation rows: `loss`, and `accuracy` or `rmse`, `mae` and `r2`; and
-        `epochs`, how many were trained.
+        Metrics on the validation rows: `loss`, and `accuracy` or `rmse`, `mae` and `r2`;
+        `epochs`, how many were trained; and `training_s`, in how many seconds.
 
     Raises:
-        TrainingFailedError: the loss became NaN or infinite.
+        SliceEnded: it is not trained yet.
+        TrainingFailedError: the loss became NaN or infinite, or it takes too long.
+        CheckpointError: the slice is over, and its checkpoint cannot be written.
     """
+    if slices.finished and slices.resume is not None:
+        ended = torch.load(slices.resume, weights_only=True)
+        network.load_state_dict(ended["network"])
+    else:
+        ended = _train(network, examples, parameters, slices, report)
+        slices.save(network, ended)
+    network.cpu().eval()
+    return {**_judge(network, examples), **{key: ended[key] for key in ("epochs", "training_s")}}
+
+
+def _train(
+    network: Network,
+    examples: Examples,
+    parameters: Hyperparameters,
+    slices: Slices,
+    report: Callable[[Progress], None],
+) -> dict[str, Any]:
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
     rows = len(examples.train.inputs)
     size = parameters.batch_size_for(rows)
     module = Learner(network, parameters, steps=batches_an_epoch(rows, size) * parameters.epochs)
-    watcher = _Watcher(parameters, rows, report)
+    watcher = Watcher(parameters, rows, slices.limit_s, report)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=parameters.epochs,
-        callbacks=[watcher],
+        callbacks=[watcher, Slicer(slices)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=folder,
+        default_root_dir=slices.folder,
     )
     trainer.fit(
         module,
         Feed(examples.train, size, parameters.seed),
         Feed(examples.validation, _JUDGING_ROWS),
+        ckpt_path=slices.resume,
+        weights_only=True,
     )
     if watcher.best is not None:
         network.load_state_dict(watcher.best)
-    network.cpu().eval()
-    return {**_judge(network, examples), "epochs": trainer.current_epoch}
-
-
-class _Watcher(Callback):
-    """Reports progress, stops early, keeps the best weights, refuses a loss that is no number."""
-
-    def __init__(
-        self, parameters: Hyperparameters, rows: int, report: Callable[[Progress], None]
-    ) -> None:
-        self.parameters, self.rows, self.report = parameters, rows, report
-        self.best: dict[str, Any] | None = None
-        self.best_loss, self.best_epoch = math.inf, 0
-        self.metric: tuple[str | None, float | None] = (None, None)
-        self.started = self.reported = time.monotonic()
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        del trainer, module
-        self.started = self.reported = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        del module, batch, batch_idx
-        if time.monotonic() - self.reported >= _REPORT_EVERY_S:
-            self._tell(trainer, float(outputs["loss"]))
-
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        count = sum(rows for _, _, rows in module.judged)
-        loss = sum(loss * rows for loss, _, rows in module.judged) / count
-        right = sum(right * rows for _, right, rows in module.judged) / count
-        module.judged.clear()
-        if not math.isfinite(loss):
-            raise TrainingFailedError(
-                f"the loss is {loss} after epoch {trainer.current_epoch + 1}; lower "
-                f"hyperparameters.learning_rate"
-            )
-        self.metric = ("accuracy", right) if module.network.classifies else ("mse", right)
-        self._tell(trainer, loss)
-        if self.parameters.patience is None:
-            return
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, trainer.current_epoch
-            self.best = copy.deepcopy(module.network.state_dict())
-        elif trainer.current_epoch - self.best_epoch >= self.parameters.patience:
-            trainer.should_stop = True
-
-    def _tell(self, trainer: Any, loss: float) -> None:
-        self.reported = time.monotonic()
-        seconds, step = max(self.reported - self.started, 1e-6), trainer.global_step
-        steps = trainer.estimated_stepping_batches
-        name, value = self.metric
-        self.report(
-            {
-                "epoch": trainer.current_epoch + 1,
-                "epochs": self.parameters.epochs,
-                "step": step,
-                "steps": steps,
-                "loss": loss if math.isfinite(loss) else None,
-                "metric": name,
-                "value": value,
-                "samples_per_s": round(step / steps * self.parameters.epochs * self.rows / seconds),
-                "time_left_s": round(seconds * (steps - step) / max(step, 1), 1),
-            }
-        )
+    return {
+        "epochs": trainer.current_epoch,
+        "step": trainer.global_step,
+        "training_s": round(watcher.trained_s, 3),
+    }
 
 
 def answers(network: Network, inputs: torch.Tensor) -> Iterator[torch.Tensor]:

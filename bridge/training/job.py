@@ -1,6 +1,6 @@
 """What the training process does, from dataset to exported model. Imports torch."""
 
-import time
+import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from bridge.training.examples import Examples, classes_of, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
 from bridge.training.request import Hyperparameters, TrainingRequest
+from bridge.training.slicer import SliceEnded, Slices
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
@@ -36,18 +37,24 @@ _LIBRARIES = (
 )
 
 
-def work(job: dict[str, Any], folder: Path, report: Report) -> None:
+def work(
+    job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], bool] = lambda: False
+) -> None:
     """Train what `job["request"]` asks for.
 
     Args:
-        job: `request` (a `TrainingRequest` as JSON) and `dataset_root`.
-        folder: exists and is empty; gets `version/model.onnx` and `probe.npz`.
-        report: gets one `plan` (the signature) before training, `progress` during it, and one
-            `result` at the end.
+        job: `request` (a `TrainingRequest` as JSON), `dataset_root`, and how long a slice is:
+            see `bridge.training.process.Piece`.
+        folder: exists and is empty; gets checkpoints, and at last `version/model.onnx` and
+            `probe.npz`.
+        report: gets one `plan` (the signature) before training, `progress` and `checkpoint` (its
+            facts) during it, and at the end `result`, or `sliced` if it is not trained yet.
+        stop: whether the slice shall end.
 
     Raises:
         TrainingError: one of its subclasses.
     """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it praises its makers
     request = TrainingRequest.model_validate(job["request"])
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))
@@ -65,11 +72,21 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
     network = _network(request, examples)
     report("plan", {"signature": signature.to_json()})
 
-    started = time.monotonic()
-    metrics = fit(
-        network, examples, parameters, folder, lambda progress: report("progress", progress)
+    slices = Slices(
+        folder=folder,
+        saved=lambda facts: report("checkpoint", facts),
+        stop=stop,
+        resume=Path(job["resume"]) if job["resume"] else None,
+        **{name: job[name] for name in ("length_s", "checkpoint_every_s", "limit_s", "finished")},
     )
-    seconds = time.monotonic() - started
+    try:
+        metrics = fit(
+            network, examples, parameters, slices, lambda progress: report("progress", progress)
+        )
+    except SliceEnded:
+        report("sliced", {})
+        return
+    seconds = metrics.pop("training_s")
     rows = examples.validation.inputs[:_PROBE_ROWS]
     (folder / "version").mkdir()
     names = (signature.inputs[0].name, signature.outputs[0].name)
@@ -89,7 +106,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
                 "validation": len(examples.validation.inputs),
             },
             "hyperparameters": _used(parameters, len(examples.train.inputs)),
-            "training_s": round(seconds, 3),
+            "training_s": seconds,
             "libraries": _libraries(),
         },
     )

@@ -1,7 +1,7 @@
 """Starts the training process, listens to it, and ends it. The parent's side; no torch.
 
-Enters: a request and an empty folder. Leaves: an `Outcome`, with files in the folder. Whatever
-happens, the process and all that it started are gone afterwards.
+Enters: a request and an empty folder. Leaves: an `Outcome`, with files in the folder, or word that
+it is not trained yet. Whatever happens, the process and all that it started are gone afterwards.
 """
 
 import asyncio
@@ -16,20 +16,27 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import TrainingFailedError, error_class
+import psutil
+
+from bridge.errors import TrainingCrashedError, TrainingFailedError, error_class
 from bridge.repository import Signature
 from bridge.training.request import TrainingRequest
 
 Progress = dict[str, Any]
 
-_LOG_FILE = "child.log"
+LOG_FILE = "child.log"
+"""What the process and its libraries print, in its folder."""
+
 _LINE_BYTES = 16 * 1024 * 1024  # a plan with very many labels
 _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
+_LOOK_EVERY_S = 0.5
+_SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
+_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,43 +97,80 @@ def _held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """How much of a training one process does."""
+
+    length_s: float = 1e9
+    """After which it saves and ends."""
+    checkpoint_every_s: float = 1e9
+    limit_s: float | None = None
+    """Seconds that the whole training may take."""
+    memory_bytes: int | None = None
+    """What the process and all that it starts may have in memory."""
+    resume: Path | None = None
+    """A checkpoint to go on from."""
+    finished: bool = False
+    """It is that of a trained network."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: it saves and ends at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears what the process reports. What they raise ends it."""
+
+    plan: Callable[[Plan], None]
+    """Called before training begins."""
+    progress: Callable[[Progress], Awaitable[None]]
+    checkpoint: Callable[[Path, dict[str, Any]], Awaitable[None]]
+    """Gets a file, which it may move, and its facts: see `bridge.training.checkpoints`."""
+
+
 async def train_in_process(
-    request: TrainingRequest,
-    folder: Path,
-    dataset_root: Path,
-    *,
-    on_plan: Callable[[Plan], None],
-    on_progress: Callable[[Progress], Awaitable[None]],
-) -> Outcome:
+    request: TrainingRequest, folder: Path, dataset_root: Path, piece: Piece, listeners: Listeners
+) -> Outcome | None:
     """Train in a new process. Cancelling this coroutine kills it.
 
     Args:
         request: what to train.
         folder: empty; gets what `bridge.training.child` documents.
         dataset_root: where the dataset lies.
-        on_plan: called before training begins; what it raises ends the process.
-        on_progress: called with each progress record; so does it.
+        piece: how much of it.
+        listeners: who hears of it.
+
+    Returns:
+        None: it is not trained yet, and its last checkpoint says how far it is.
 
     Raises:
-        TrainingError: what the process reported, or `TrainingFailedError` if it died.
+        TrainingError: what the process reported, or `TrainingCrashedError` if it died.
     """
     job = {
         "request": request.model_dump(mode="json"),
         "dataset_root": str(dataset_root),
         "folder": str(folder),
         "parent_pid": os.getpid(),
+        "resume": piece.resume and str(piece.resume),
+        **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
-    log_file = folder / _LOG_FILE
+    log_file = folder / LOG_FILE
     process, lines, pipe = await _start(log_file)
+    watching = [
+        asyncio.create_task(_send(process, job, piece.stop)),
+        asyncio.create_task(_limit(process.pid, piece.memory_bytes)),
+    ]
     try:
-        await _send(process, job)
-        outcome = await _listen(lines, on_plan, on_progress)
+        done, outcome = await _listen(lines, folder, listeners)
         status = await process.wait()
     finally:
+        for task in watching:
+            task.cancel()
         pipe.close()
         await _end(process)
-    if outcome is None or status != 0:
-        raise TrainingFailedError(_epitaph(status, log_file))
+    if watching[1].done() and not watching[1].cancelled():
+        raise TrainingFailedError(watching[1].result())
+    if not done or status != 0:
+        raise TrainingCrashedError(_epitaph(status, log_file))
     return outcome
 
 
@@ -161,35 +205,71 @@ async def _start(
     return process, stream, transport
 
 
-async def _send(process: asyncio.subprocess.Process, job: dict[str, Any]) -> None:
+async def _send(
+    process: asyncio.subprocess.Process, job: dict[str, Any], stop: asyncio.Event
+) -> None:
     assert process.stdin is not None  # noqa: S101  (it was asked for)
     # It may be dead already; the listening will tell.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(json.dumps(job).encode())
+        process.stdin.write(json.dumps(job).encode() + b"\n")
         await process.stdin.drain()
-        process.stdin.close()
+        await stop.wait()
+        process.stdin.write(b"stop\n")
+        await process.stdin.drain()
+
+
+async def _limit(pid: int, memory_bytes: int | None) -> str:
+    """Kill the process once it has more memory than it may; returns what to say then."""
+    while memory_bytes is None or (found := _memory_of(pid)) <= memory_bytes:  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_EVERY_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    return (
+        f"the training process had {found:,} bytes in memory; BRIDGE_TRAINING_MEMORY_BYTES allows "
+        f"{memory_bytes:,}: use a smaller batch_size or network, or raise it"
+    )
+
+
+def _memory_of(pid: int) -> int:
+    try:
+        process = psutil.Process(pid)
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    except psutil.Error:  # it has just ended
+        return 0
 
 
 async def _listen(
-    lines: asyncio.StreamReader,
-    on_plan: Callable[[Plan], None],
-    on_progress: Callable[[Progress], Awaitable[None]],
-) -> Outcome | None:
-    """Follow the process until it ends its reports; None if it gave no result."""
+    lines: asyncio.StreamReader, folder: Path, listeners: Listeners
+) -> tuple[bool, Outcome | None]:
+    """Follow the process until it ends its reports; whether it came to an end, and what it made."""
     plan: Plan | None = None
-    while text := await lines.readline():
+    while text := await _line(lines):
         line = json.loads(text)
         kind = line.pop("kind")
         if kind == "progress":
-            await on_progress(line)
+            await listeners.progress(line)
         elif kind == "plan":
             plan = Plan(Signature.from_json(line["signature"]))
-            on_plan(plan)
+            listeners.plan(plan)
+        elif kind == "checkpoint":
+            await listeners.checkpoint(folder / line.pop("file"), line)
         elif kind == "error":
             raise (error_class(line["class"]) or TrainingFailedError)(line["message"])
+        elif kind == "sliced":
+            return True, None
         elif plan is not None:
-            return Outcome(plan, line)
-    return None
+            return True, Outcome(plan, line)
+    return False, None
+
+
+async def _line(lines: asyncio.StreamReader) -> bytes:
+    try:
+        async with asyncio.timeout(_SILENT_S):
+            return await lines.readline()
+    except TimeoutError:
+        raise TrainingCrashedError(
+            f"the training process said nothing for {_SILENT_S / 60:g} minutes, and was killed"
+        ) from None
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -1,267 +1,158 @@
 """Training as the worker sees it: from a checked request to a model that is live. No torch.
 
 Enters: a `TrainingRequest` and its task's id. Leaves: the task's result. The steps, in order:
-has this task published already? - train in a process of its own (`process`) - lay the files into
-the repository as a candidate - have Triton load and answer under the candidate's name - publish -
+has this task published already? - train in a process of its own (`process`), from its last
+checkpoint (`checkpoints`), for as long as a slice is; when it is trained - lay the files into the
+repository as a candidate - have Triton load and answer under the candidate's name - publish -
 have Triton serve it. Until the last step callers get what they got before.
 """
 
 import asyncio
+import hashlib
+import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from bridge.errors import (
-    BridgeError,
-    PublishError,
-    TritonError,
-    TritonUnavailableError,
-    UnknownModelError,
+    CheckpointError,
 )
-from bridge.repository import Candidate, ModelRepository, Signature
 from bridge.settings import Settings
-from bridge.tensors import Array, Tensor
-from bridge.training.process import Outcome, Plan, Progress, train_in_process, work_folder
+from bridge.training.checkpoints import Checkpoints, clean
+from bridge.training.golive import GoLive, Triton
+from bridge.training.process import (
+    LOG_FILE,
+    Listeners,
+    Outcome,
+    Piece,
+    Progress,
+    train_in_process,
+    work_folder,
+)
 from bridge.training.request import TrainingRequest
 
 log = logging.getLogger(__name__)
 
-_LEFTOVER_S = 3600.0  # longer than any candidate is tried
-_SEVERAL = 5  # rows of the second question; not a power of 2, to catch a fixed batch size
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One worker's turn at a training."""
+
+    token: int = 1
+    """Fencing token, from `bridge.jobs`."""
+    number: int = 1
+    """Which slice it is."""
+    worker: str = ""
+    """Who has it, for people to read."""
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: save a checkpoint, and end."""
+    confirm: Callable[[], Awaitable[None]] | None = None
+    """Raises LeaseLostError if the training is another's by now."""
 
 
-class Reply(Protocol):
-    """What Triton answers; `bridge.triton_client.InferReply`."""
-
-    @property
-    def model_version(self) -> str:
-        """The version that computed it."""
-
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Tensors by output name."""
-
-
-class Triton(Protocol):
-    """What going live asks of Triton; `bridge.triton_client.TritonClient`."""
-
-    async def load(self, name: str) -> None:
-        """Load or reload a model's newest version."""
-
-    async def unload(self, name: str) -> None:
-        """Unload a model."""
-
-    async def infer(
-        self, name: str, inputs: Mapping[str, Tensor], *, version: str = "", timeout_s: float
-    ) -> Reply:
-        """Run one request."""
-
-
-async def train(
-    request: TrainingRequest,
-    *,
-    task_id: str,
-    settings: Settings,
-    triton: Triton,
-    on_progress: Callable[[Progress], Awaitable[None]],
-) -> dict[str, Any]:
-    """Train, prove and publish one model; cancelling kills the training process.
-
-    Args:
-        request: from `parse_request`.
-        task_id: any text; a task whose model is published already is not trained again.
-        settings: where datasets, models and working files lie.
-        triton: the servers that shall serve it.
-        on_progress: gets `{epoch, epochs, step, steps, loss, metric, value, samples_per_s,
-            time_left_s}` while it trains, then `{stage}`. What it raises ends the training.
-
-    Returns:
-        `model_name`, `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`,
-        `max_batch_size`, `labels`, `dataset_id`, `duration_s`.
-
-    Raises:
-        TrainingError: the data, the training, the export or the publishing failed; what was live
-            before still is.
-        TritonUnavailableError: Triton could not be asked; worth another try.
-    """
-    started = time.monotonic()
-    run = _Run(request, task_id, settings, triton)
-    await run.clean()
-    recorded = await run.recorded()
-    if recorded is not None:
-        return recorded
-    with work_folder(settings.checkpoint_root, task_id) as folder:
-        outcome = await train_in_process(
-            request, folder, settings.dataset_root, on_plan=run.check, on_progress=on_progress
-        )
-        await on_progress({"stage": "publishing"})
-        return await run.go_live(outcome, folder, started)
-
-
-class _Run:
-    """One task on its way to a live model."""
+class Training:
+    """One task, from a checked request to a live model."""
 
     def __init__(
         self, request: TrainingRequest, task_id: str, settings: Settings, triton: Triton
     ) -> None:
-        self.request, self.task_id, self.triton = request, task_id, triton
-        self.repository = ModelRepository(settings.model_repository)
-        self.timeout_s = settings.bridge_infer_timeout_s
+        """Nothing is read or written yet.
 
-    async def clean(self) -> None:
-        """Remove what crashed workers left, from the repository and from Triton."""
-        for name in self.repository.clean_candidates(_LEFTOVER_S):
-            await self._forget(name)
+        Args:
+            request: from `parse_request`.
+            task_id: any text; a task whose model is published already is not trained again.
+            settings: where datasets, models and checkpoints lie, and how long a slice is.
+            triton: the servers that shall serve it.
+        """
+        self.request, self.task_id, self._settings = request, task_id, settings
+        asked = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(asked.encode()).hexdigest()
+        self.checkpoints = Checkpoints(settings.checkpoint_root, task_id, digest)
+        self.progressed = False
+        """A checkpoint was kept in this turn."""
+        self._live = GoLive(request, task_id, settings, triton)
+        self._last: dict[str, Any] | None = None
+        self._unkept: CheckpointError | None = None
 
-    def check(self, plan: Plan) -> None:
-        """Refuse another signature before hours are spent on it."""
-        self.repository.check_signature(self.request.model_id, plan.signature)
+    async def go_on(
+        self, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]
+    ) -> dict[str, Any] | None:
+        """Train from the last checkpoint on; if it is done, prove and publish the model.
 
-    async def recorded(self) -> dict[str, Any] | None:
-        """The result of an earlier delivery of this task, if it came as far as publishing."""
-        model = self.request.model_id
-        version = self.repository.find_version_by_task(model, self.task_id)
-        if version is None:
-            return None
-        log.info("task %s has published %s version %d already", self.task_id, model, version)
-        card = self.repository.card(model, version) or {}
-        if version == self.repository.versions(model)[-1]:
-            # The earlier delivery may have died before Triton heard of the version.
-            await self._serve(version)
-        return self._result(version, card)
+        Cancelling this kills the training process.
 
-    async def go_live(self, outcome: Outcome, folder: Path, started: float) -> dict[str, Any]:
-        """From exported files to a served version."""
-        model, signature = self.request.model_id, outcome.plan.signature
-        with np.load(folder / "probe.npz", allow_pickle=False) as probe:
-            rows, wanted = probe["rows"], probe["answers"]
-        candidate = await self._lay(folder / "version", signature)
-        try:
-            worst = await self._try(candidate, rows, wanted, outcome.result["parity"]["tolerance"])
-            card = self._card(outcome, worst, time.monotonic() - started)
-            # Short, and on this thread: a cancellation comes before it or after it.
-            version = self.repository.publish(candidate, card)
-        finally:
-            await self._forget(candidate.name)
-            self.repository.remove_candidate(candidate)
-        await self._serve(version, rows[:1], signature)
-        log.info("model %s version %d is live", model, version)
-        return self._result(version, self.repository.card(model, version) or {})
+        Args:
+            turn: whose, and until when.
+            on_progress: gets what `fit` reports, with `slice`, `worker` and `checkpoint` (its
+                `epoch`, `step` and `saved_at`); at last `{stage}`. What it raises ends the turn.
 
-    async def _lay(self, files: Path, signature: Signature) -> Candidate:
-        laying = asyncio.create_task(
-            asyncio.to_thread(
-                self.repository.lay_candidate, self.request.model_id, files, signature
-            )
+        Returns:
+            None: it goes on from its checkpoint, in another turn. Else `model_name`,
+            `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`, `max_batch_size`,
+            `labels`, `dataset_id`, `duration_s`, `slices`.
+
+        Raises:
+            TrainingError: the data, the training, the export or the publishing failed; what was
+                live before still is. Its subclass LeaseLostError: it is another's now.
+            TritonUnavailableError: Triton could not be asked; worth another try.
+        """
+        await self._live.clean()
+        await asyncio.to_thread(
+            clean, self._settings.checkpoint_root, self._settings.bridge_checkpoint_keep_s
         )
-        try:
-            return await asyncio.shield(laying)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped: wait for it, then take back what it laid.
-            self.repository.remove_candidate(await laying)
-            raise
+        recorded = await self._live.recorded()
+        if recorded is not None:
+            return recorded
+        with work_folder(self._settings.checkpoint_root, self.task_id) as folder:
+            try:
+                outcome = await self._train(turn, folder, on_progress)
+            finally:
+                title = f"slice {turn.number}, {turn.worker}, {datetime.now(UTC):%F %T} UTC"
+                self.checkpoints.add_log(title, folder / LOG_FILE)
+            if outcome is None:
+                return None
+            await on_progress({"stage": "publishing"})
+            if turn.confirm is not None:
+                await turn.confirm()
+            result = await self._live.go_live(outcome, folder, turn.number)
+        self.checkpoints.drop()
+        return result
 
-    async def _try(
-        self, candidate: Candidate, rows: Array, wanted: Array, tolerance: float
-    ) -> float:
-        """Load the candidate and compare Triton's answers; returns the largest difference."""
-        try:
-            await self.triton.load(candidate.name)
-            most = max(1, candidate.signature.max_batch_size)
-            worst = 0.0
-            for count in sorted({1, min(_SEVERAL, most, len(rows))}):
-                found = await self._ask(candidate.name, candidate.signature, rows[:count])
-                if found.shape != wanted[:count].shape:
-                    raise PublishError(
-                        f"Triton answered {candidate.model!r} with shape {list(found.shape)} "
-                        f"instead of {list(wanted[:count].shape)}; nothing was published"
-                    )
-                worst = max(worst, float(np.abs(found - wanted[:count]).max()))
-        except TritonError as error:
-            raise self._refused(error, "it was not published") from error
-        if not worst <= tolerance:  # also when it is NaN
-            raise PublishError(
-                f"Triton's answers differ from torch's by {worst:g}, more than {tolerance:g}; "
-                f"nothing was published"
-            )
-        return worst
+    async def _train(
+        self, turn: Turn, folder: Path, on_progress: Callable[[Progress], Awaitable[None]]
+    ) -> Outcome | None:
+        start = await self.checkpoints.newest()
+        self._last = start.facts if start else None
 
-    async def _ask(self, name: str, signature: Signature, rows: Array, version: str = "") -> Array:
-        inputs = {signature.inputs[0].name: Tensor.from_array(rows)}
-        reply = await self.triton.infer(name, inputs, version=version, timeout_s=self.timeout_s)
-        if version and reply.model_version != version:
-            raise PublishError(
-                f"Triton answered with version {reply.model_version} instead of {version}"
-            )
-        return reply.outputs[signature.outputs[0].name].to_array()
+        async def progress(record: Progress) -> None:
+            at = self._last and {key: self._last[key] for key in ("epoch", "step", "saved_at")}
+            about = {"slice": turn.number, "worker": turn.worker, "checkpoint": at}
+            await on_progress({**record, **about})
 
-    async def _serve(
-        self, version: int, rows: Array | None = None, signature: Signature | None = None
-    ) -> None:
-        """Have Triton serve a published version; if it will not, go back to the one before."""
-        model = self.request.model_id
-        try:
-            await self.triton.load(model)
-            if rows is not None and signature is not None:
-                await self._ask(model, signature, rows, str(version))
-        except (TritonError, PublishError) as error:
-            refused = self._refused(error, "the version before serves on")
-            if not isinstance(refused, TritonUnavailableError):
-                await self._withdraw(version)
-            raise refused from error
+        async def checkpoint(file: Path, facts: dict[str, Any]) -> None:
+            try:
+                self._last = (await self.checkpoints.keep(turn.token, file, facts)).facts
+                self.progressed, self._unkept = True, None
+            except CheckpointError as error:
+                log.warning("%s", error)
+                self._unkept = error
 
-    async def _withdraw(self, version: int) -> None:
-        model = self.request.model_id
-        self.repository.withdraw(model, version)
-        if not self.repository.versions(model):
-            await self._forget(model)
-            return
-        try:
-            await self.triton.load(model)
-        except TritonError as error:
-            # Triton keeps what it has when it cannot load; the caller hears why it came to this.
-            log.error("Triton could not go back to the version before of %s: %s", model, error)  # noqa: TRY400
-
-    async def _forget(self, name: str) -> None:
-        try:
-            await self.triton.unload(name)
-        except UnknownModelError:
-            pass  # Triton never came to know it
-        except TritonError as error:
-            log.warning("Triton could not unload %s: %s", name, error)
-
-    def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
-        if isinstance(error, (TritonUnavailableError, PublishError)):
-            return error
-        return PublishError(
-            f"Triton refused the new version of model {self.request.model_id!r}, so {outcome}: "
-            f"{error}"
+        piece = Piece(
+            length_s=self._settings.bridge_training_slice_s,
+            checkpoint_every_s=self._settings.bridge_checkpoint_every_s,
+            limit_s=self._settings.bridge_training_limit_s,
+            memory_bytes=self._settings.bridge_training_memory_bytes,
+            resume=start.path if start else None,
+            finished=bool(start and start.facts.get("finished")),
+            stop=turn.stop,
         )
-
-    def _card(self, outcome: Outcome, worst: float, duration_s: float) -> dict[str, Any]:
-        result = outcome.result
-        return {
-            "task_id": self.task_id,
-            "dataset_id": self.request.dataset_id,
-            "model": self.request.model.model_dump(mode="json"),
-            **result,
-            "parity": {**result["parity"], "triton_max_abs_difference": worst},
-            "duration_s": round(duration_s, 3),
-            "published": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-
-    def _result(self, version: int, card: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model_name": self.request.model_id,
-            "model_version": str(version),
-            "metrics": card["metrics"],
-            "parity": card["parity"],
-            **card["signature"],
-            "dataset_id": card["dataset_id"],
-            "duration_s": card["duration_s"],
-        }
+        listeners = Listeners(self._live.check, progress, checkpoint)
+        outcome = await train_in_process(
+            self.request, folder, self._settings.dataset_root, piece, listeners
+        )
+        if outcome is None and self._unkept is not None:
+            raise self._unkept
+        return outcome

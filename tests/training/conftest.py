@@ -15,7 +15,7 @@ from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.training import run as run_module
 from bridge.training.datasets import DatasetStore
-from bridge.training.process import train_in_process
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,9 +112,11 @@ async def trained(tmp_path_factory, dataset_root):
     async def on_progress(record):
         progress.append(record)
 
-    outcome = await train_in_process(
-        request, folder, dataset_root, on_plan=lambda _: None, on_progress=on_progress
-    )
+    async def on_checkpoint(file, facts):
+        del file, facts
+
+    listeners = Listeners(lambda _: None, on_progress, on_checkpoint)
+    outcome = await train_in_process(request, folder, dataset_root, Piece(), listeners)
     return SimpleNamespace(outcome=outcome, progress=progress, folder=folder)
 
 
@@ -123,11 +125,11 @@ def trainings(monkeypatch, trained):
     """Instead of training anew, each run gets the files of one real training."""
     made = []
 
-    async def train_in_process(request, folder, dataset_root, *, on_plan, on_progress):
-        del dataset_root
+    async def train_in_process(request, folder, dataset_root, piece, listeners):
+        del dataset_root, piece
         made.append(request.model_id)
-        on_plan(trained.outcome.plan)
-        await on_progress(trained.progress[-1])
+        listeners.plan(trained.outcome.plan)
+        await listeners.progress(trained.progress[-1])
         shutil.copytree(trained.folder, folder, dirs_exist_ok=True)
         return trained.outcome
 
@@ -135,9 +137,14 @@ def trainings(monkeypatch, trained):
     return made
 
 
+@pytest.fixture(scope="session")
+def make_fake_triton():
+    return FakeTriton
+
+
 @pytest.fixture
-def fake_triton(settings):
-    return FakeTriton(settings.model_repository)
+def fake_triton(settings, make_fake_triton):
+    return make_fake_triton(settings.model_repository)
 
 
 @pytest.fixture

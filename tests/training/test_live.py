@@ -9,7 +9,7 @@ from bridge.errors import UnknownModelError
 from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.training.request import parse_request
-from bridge.training.run import train
+from bridge.training.run import Training, Turn
 from bridge.triton_client import TritonClient
 
 
@@ -38,9 +38,7 @@ async def test_the_defaults_make_a_good_model_of_digits(
     async def run(task_id):
         model = {"architecture": "cnn", "model_id": "training-live"}
         asked = parse_request("digits", model, {}, settings)
-        return await train(
-            asked, task_id=task_id, settings=settings, triton=client, on_progress=on_progress
-        )
+        return await Training(asked, task_id, settings, client).go_on(Turn(), on_progress)
 
     async def ask(rows, version=""):
         reply = await client.infer(

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from bridge.errors import TrainingFailedError
-from bridge.training.process import train_in_process, work_folder
+from bridge.training.process import Listeners, Piece, train_in_process, work_folder
 from bridge.training.request import parse_request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,13 +40,11 @@ async def run(settings, tmp_path, model, hyperparameters=None, *, dataset="few",
     async def on_progress(progress):
         seen.append(progress)
 
-    outcome = await train_in_process(
-        request,
-        folder,
-        settings.dataset_root,
-        on_plan=on_plan or (lambda _: None),
-        on_progress=on_progress,
-    )
+    async def on_checkpoint(file, facts):
+        del file, facts
+
+    listeners = Listeners(on_plan or (lambda _: None), on_progress, on_checkpoint)
+    outcome = await train_in_process(request, folder, settings.dataset_root, Piece(), listeners)
     return outcome, seen
 
 
@@ -57,7 +55,7 @@ async def test_progress_tells_what_a_caller_wants_to_know(trained):
     last = trained.progress[-1]
     assert set(last) == {
         "epoch", "epochs", "step", "steps", "loss", "metric", "value", "samples_per_s",
-        "time_left_s",
+        "time_left_s", "curve",
     }  # fmt: skip
     assert last["epochs"] == 2
     assert last["step"] == last["steps"] == 40
@@ -151,14 +149,14 @@ async def test_cancelling_ends_the_process(settings, tmp_path):
 PARENT = """
 import asyncio, pathlib, sys
 from bridge.settings import Settings
-from bridge.training.process import train_in_process
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 root, folder = map(pathlib.Path, sys.argv[1:])
 request = parse_request("few", {"architecture": "cnn"}, {"epochs": 10000},
                         Settings(dataset_root=root))
-async def ignore(progress): pass
-asyncio.run(train_in_process(request, folder, root, on_progress=ignore,
-                             on_plan=lambda _: print("training", flush=True)))
+async def ignore(*_): pass
+listeners = Listeners(lambda _: print("training", flush=True), ignore, ignore)
+asyncio.run(train_in_process(request, folder, root, Piece(), listeners))
 """
 
 

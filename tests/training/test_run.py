@@ -6,9 +6,9 @@ import pytest
 
 from bridge.errors import PublishError, TritonUnavailableError
 from bridge.repository import ModelRepository
-from bridge.training import run as run_module
+from bridge.training import golive
 from bridge.training.request import parse_request
-from bridge.training.run import train
+from bridge.training.run import Training, Turn
 
 
 @pytest.fixture
@@ -27,14 +27,12 @@ async def start(settings, triton, task_id="t", progress=None, model_id="few", **
         if progress is not None:
             progress.append(record)
 
-    return await train(
-        request, task_id=task_id, settings=settings, triton=triton, on_progress=on_progress
-    )
+    return await Training(request, task_id, settings, triton).go_on(Turn(), on_progress)
 
 
 def nothing_left(settings):
     return (
-        [path.name for path in settings.checkpoint_root.iterdir()] == []
+        [path.name for path in settings.checkpoint_root.iterdir()] in ([], ["jobs"])
         and list(settings.model_repository.glob("*.candidate-*")) == []
         and list(settings.model_repository.glob(".staging-*")) == []
     )
@@ -181,7 +179,7 @@ async def test_another_signature_is_refused_before_training(settings, fake_trito
 async def test_leftovers_of_a_crash_are_removed_from_triton_too(
     settings, fake_triton, repository, trained, monkeypatch
 ):
-    monkeypatch.setattr(run_module, "_LEFTOVER_S", -1)
+    monkeypatch.setattr(golive, "_LEFTOVER_S", -1)
     files = trained.folder / "version"
     crashed = repository.lay_candidate("few", files, trained.outcome.plan.signature)
     await fake_triton.load(crashed.name)

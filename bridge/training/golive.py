@@ -1,0 +1,225 @@
+"""From exported files to a model that Triton serves, and that is proven. No torch.
+
+A candidate is laid into the repository under a name that nobody calls; Triton loads it and answers;
+it is published; Triton serves it. Until the last step callers get what they got before.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bridge.errors import (
+    BridgeError,
+    PublishError,
+    TritonError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
+from bridge.repository import Candidate, ModelRepository, Signature
+from bridge.settings import Settings
+from bridge.tensors import Array, Tensor
+from bridge.training.process import Outcome, Plan
+from bridge.training.request import TrainingRequest
+
+log = logging.getLogger(__name__)
+
+_LEFTOVER_S = 3600.0  # longer than any candidate is tried
+_SEVERAL = 5  # rows of the second question; not a power of 2, to catch a fixed batch size
+
+
+class Reply(Protocol):
+    """What Triton answers; `bridge.triton_client.InferReply`."""
+
+    @property
+    def model_version(self) -> str:
+        """The version that computed it."""
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Tensors by output name."""
+
+
+class Triton(Protocol):
+    """What going live asks of Triton; `bridge.triton_client.TritonClient`."""
+
+    async def load(self, name: str) -> None:
+        """Load or reload a model's newest version."""
+
+    async def unload(self, name: str) -> None:
+        """Unload a model."""
+
+    async def infer(
+        self, name: str, inputs: Mapping[str, Tensor], *, version: str = "", timeout_s: float
+    ) -> Reply:
+        """Run one request."""
+
+
+class GoLive:
+    """One task on its way to a live model."""
+
+    def __init__(
+        self, request: TrainingRequest, task_id: str, settings: Settings, triton: Triton
+    ) -> None:
+        self.request, self.task_id, self.triton = request, task_id, triton
+        self.repository = ModelRepository(settings.model_repository)
+        self.timeout_s = settings.bridge_infer_timeout_s
+
+    async def clean(self) -> None:
+        """Remove what crashed workers left, from the repository and from Triton."""
+        for name in self.repository.clean_candidates(_LEFTOVER_S):
+            await self._forget(name)
+
+    def check(self, plan: Plan) -> None:
+        """Refuse another signature before hours are spent on it."""
+        self.repository.check_signature(self.request.model_id, plan.signature)
+
+    async def recorded(self) -> dict[str, Any] | None:
+        """The result of an earlier delivery of this task, if it came as far as publishing."""
+        model = self.request.model_id
+        version = self.repository.find_version_by_task(model, self.task_id)
+        if version is None:
+            return None
+        log.info("task %s has published %s version %d already", self.task_id, model, version)
+        card = self.repository.card(model, version) or {}
+        if version == self.repository.versions(model)[-1]:
+            # The earlier delivery may have died before Triton heard of the version.
+            await self._serve(version)
+        return self._result(version, card)
+
+    async def go_live(self, outcome: Outcome, folder: Path, slices: int) -> dict[str, Any]:
+        """From exported files to a served version."""
+        model, signature = self.request.model_id, outcome.plan.signature
+        with np.load(folder / "probe.npz", allow_pickle=False) as probe:
+            rows, wanted = probe["rows"], probe["answers"]
+        candidate = await self._lay(folder / "version", signature)
+        try:
+            worst = await self._try(candidate, rows, wanted, outcome.result["parity"]["tolerance"])
+            card = self._card(outcome, worst, slices)
+            # Short, and on this thread: a cancellation comes before it or after it.
+            version = self.repository.publish(candidate, card)
+        finally:
+            await self._forget(candidate.name)
+            self.repository.remove_candidate(candidate)
+        await self._serve(version, rows[:1], signature)
+        log.info("model %s version %d is live", model, version)
+        return self._result(version, self.repository.card(model, version) or {})
+
+    async def _lay(self, files: Path, signature: Signature) -> Candidate:
+        laying = asyncio.create_task(
+            asyncio.to_thread(
+                self.repository.lay_candidate, self.request.model_id, files, signature
+            )
+        )
+        try:
+            return await asyncio.shield(laying)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: wait for it, then take back what it laid.
+            self.repository.remove_candidate(await laying)
+            raise
+
+    async def _try(
+        self, candidate: Candidate, rows: Array, wanted: Array, tolerance: float
+    ) -> float:
+        """Load the candidate and compare Triton's answers; returns the largest difference."""
+        try:
+            await self.triton.load(candidate.name)
+            most = max(1, candidate.signature.max_batch_size)
+            worst = 0.0
+            for count in sorted({1, min(_SEVERAL, most, len(rows))}):
+                found = await self._ask(candidate.name, candidate.signature, rows[:count])
+                if found.shape != wanted[:count].shape:
+                    raise PublishError(
+                        f"Triton answered {candidate.model!r} with shape {list(found.shape)} "
+                        f"instead of {list(wanted[:count].shape)}; nothing was published"
+                    )
+                worst = max(worst, float(np.abs(found - wanted[:count]).max()))
+        except TritonError as error:
+            raise self._refused(error, "it was not published") from error
+        if not worst <= tolerance:  # also when it is NaN
+            raise PublishError(
+                f"Triton's answers differ from torch's by {worst:g}, more than {tolerance:g}; "
+                f"nothing was published"
+            )
+        return worst
+
+    async def _ask(self, name: str, signature: Signature, rows: Array, version: str = "") -> Array:
+        inputs = {signature.inputs[0].name: Tensor.from_array(rows)}
+        reply = await self.triton.infer(name, inputs, version=version, timeout_s=self.timeout_s)
+        if version and reply.model_version != version:
+            raise PublishError(
+                f"Triton answered with version {reply.model_version} instead of {version}"
+            )
+        return reply.outputs[signature.outputs[0].name].to_array()
+
+    async def _serve(
+        self, version: int, rows: Array | None = None, signature: Signature | None = None
+    ) -> None:
+        """Have Triton serve a published version; if it will not, go back to the one before."""
+        model = self.request.model_id
+        try:
+            await self.triton.load(model)
+            if rows is not None and signature is not None:
+                await self._ask(model, signature, rows, str(version))
+        except (TritonError, PublishError) as error:
+            refused = self._refused(error, "the version before serves on")
+            if not isinstance(refused, TritonUnavailableError):
+                await self._withdraw(version)
+            raise refused from error
+
+    async def _withdraw(self, version: int) -> None:
+        model = self.request.model_id
+        self.repository.withdraw(model, version)
+        if not self.repository.versions(model):
+            await self._forget(model)
+            return
+        try:
+            await self.triton.load(model)
+        except TritonError as error:
+            # Triton keeps what it has when it cannot load; the caller hears why it came to this.
+            log.error("Triton could not go back to the version before of %s: %s", model, error)  # noqa: TRY400
+
+    async def _forget(self, name: str) -> None:
+        try:
+            await self.triton.unload(name)
+        except UnknownModelError:
+            pass  # Triton never came to know it
+        except TritonError as error:
+            log.warning("Triton could not unload %s: %s", name, error)
+
+    def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
+        if isinstance(error, (TritonUnavailableError, PublishError)):
+            return error
+        return PublishError(
+            f"Triton refused the new version of model {self.request.model_id!r}, so {outcome}: "
+            f"{error}"
+        )
+
+    def _card(self, outcome: Outcome, worst: float, slices: int) -> dict[str, Any]:
+        result = outcome.result
+        return {
+            "task_id": self.task_id,
+            "dataset_id": self.request.dataset_id,
+            "model": self.request.model.model_dump(mode="json"),
+            **result,
+            "parity": {**result["parity"], "triton_max_abs_difference": worst},
+            "duration_s": result["training_s"],
+            "slices": slices,
+            "published": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def _result(self, version: int, card: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model_name": self.request.model_id,
+            "model_version": str(version),
+            "metrics": card["metrics"],
+            "parity": card["parity"],
+            **card["signature"],
+            "dataset_id": card["dataset_id"],
+            "duration_s": card["duration_s"],
+            "slices": card.get("slices", 1),
+        }

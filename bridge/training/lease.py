@@ -1,0 +1,93 @@
+"""One worker's hold on one training, and what its people want of it meanwhile. No torch."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from bridge.errors import LeaseLostError
+from bridge.jobs import Jobs
+
+_RENEWALS = 3  # in the time of a lease
+_GRACE_S = 30.0  # for the checkpoint of a training that is cancelled
+
+logger = logging.getLogger("bridge.training")
+
+
+@dataclass(slots=True)
+class Orders:
+    """To one running slice."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Save a checkpoint, and end."""
+    now: asyncio.Event = field(default_factory=asyncio.Event)
+    """End without one."""
+    cancelled: bool = False
+
+    def cancel(self, *, now: bool) -> None:
+        """Somebody cancelled the task."""
+        self.cancelled = True
+        self.stop.set()
+        if now:
+            self.now.set()
+        else:
+            asyncio.get_running_loop().call_later(_GRACE_S, self.now.set)
+
+
+class Lease:
+    """A training that is ours for as long as nobody has a newer token."""
+
+    def __init__(self, jobs: Jobs, task_id: str, token: int, lease_s: float) -> None:
+        """It has been claimed already.
+
+        Args:
+            jobs: where.
+            task_id: of the training.
+            token: what `Jobs.claim` gave.
+            lease_s: for how long it lasts.
+        """
+        self.token = token
+        self.nudge = asyncio.Event()
+        """Set: somebody may want something."""
+        self.lost = False
+        self._jobs, self._task_id, self._lease_s = jobs, task_id, lease_s
+
+    async def keep(self, orders: Orders) -> None:
+        """Renew it, and pass on what people want; returns once it is lost.
+
+        While Redis is away the training goes on: nobody else can claim it either.
+        """
+        while True:
+            try:
+                wanted = await self._jobs.renew(self._task_id, self.token)
+            except (RedisError, OSError) as error:
+                logger.warning("the lease of %s is not renewed: %s", self._task_id, error)
+            else:
+                if wanted == "lost":
+                    self.lost = True
+                    return
+                if wanted == "pause":
+                    orders.stop.set()
+            self.nudge.clear()
+            try:
+                async with asyncio.timeout(self._lease_s / _RENEWALS):
+                    await self.nudge.wait()
+            except TimeoutError:
+                continue
+
+    async def confirm(self) -> None:
+        """Make sure that it is still ours; waits for a Redis that is away.
+
+        Raises:
+            LeaseLostError: it is not.
+        """
+        while True:
+            try:
+                wanted = await self._jobs.renew(self._task_id, self.token)
+            except (RedisError, OSError):
+                await asyncio.sleep(1.0)
+                continue
+            if wanted == "lost":
+                raise LeaseLostError("another worker has the training now")
+            return
