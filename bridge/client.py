@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from taskiq import AsyncBroker, TaskiqResult
+from taskiq import TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
@@ -38,16 +38,18 @@ from bridge.errors import (
     QueueError,
 )
 from bridge.handles import InferenceHandle, TaskHandle
-from bridge.labels import DEADLINE
+from bridge.jobs import Job
+from bridge.labels import DEADLINE, PRIORITY
 from bridge.messages import CONTENT_TYPE, MSGPACK
 from bridge.names import check_name
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
-from bridge.queues import Kind, build_broker
+from bridge.queues import Broker, Kind, build_broker
 from bridge.references import StoredTensor, own_keys
 from bridge.replies import Replies, Waiter
 from bridge.results import REPLY_TO
 from bridge.settings import Settings, load_settings
 from bridge.tensors import Array, raw_view
+from bridge.trainings import Trainings
 
 __all__ = [
     "BridgeClient",
@@ -60,6 +62,9 @@ __all__ = [
 ]
 
 
+_KEYS = uuid.UUID("6b1f5f5e-8d0c-4d0e-9c53-6a0d5c9b7a11")  # the namespace of idempotency keys
+
+
 class BridgeClient:
     """Submits tasks and waits for their results. One for a process; safe for many coroutines."""
 
@@ -70,10 +75,11 @@ class BridgeClient:
             settings: where queue and Redis are; by default what the environment says.
         """
         self._settings = settings or load_settings()
-        self._brokers: dict[Kind, AsyncBroker] = {}
+        self._brokers: dict[Kind, Broker] = {}
         self._redis: Redis = Redis.from_url(self._settings.redis_connect_url)
         self._replies = Replies(self._redis)
         self._payloads: Payloads | None = None
+        self._trainings = Trainings(self._redis, self._settings)
 
     async def __aenter__(self) -> Self:
         try:
@@ -200,6 +206,9 @@ class BridgeClient:
         dataset_id: str,
         model_config: dict[str, Any],
         hyperparameters: dict[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        idempotency_key: str | None = None,
     ) -> TaskHandle:
         """Put one training into the queue.
 
@@ -207,6 +216,9 @@ class BridgeClient:
             dataset_id: a dataset under DATASET_ROOT.
             model_config: `{"architecture": "cnn", ...}`; see docs/training.md.
             hyperparameters: `{"epochs": 10, ...}`; all have defaults.
+            priority: 0 to 255; a higher one has the next turn.
+            idempotency_key: any text; who sends the same again, within BRIDGE_RESULT_TTL_S of its
+                end, gets the handle of the same task.
 
         Returns:
             A handle; its result holds metrics, `model_name` and `model_version`.
@@ -214,8 +226,39 @@ class BridgeClient:
         Raises:
             QueueError: the queue did not take it.
         """
+        task_id = uuid.uuid4().hex
+        if idempotency_key is not None:
+            task_id = uuid.uuid5(_KEYS, idempotency_key).hex
+            if await self._trainings.is_known(task_id):
+                return self.handle(task_id)
         args = (dataset_id, model_config, hyperparameters or {})
-        return TaskHandle(self, *await self._kick("training", "train_model", args))
+        await self._trainings.register(task_id, priority)
+        try:
+            kicked = await self._kick(
+                "training", "train_model", args, {PRIORITY: priority}, task_id
+            )
+        except BaseException:
+            await self._trainings.forget(task_id)
+            raise
+        return TaskHandle(self, *kicked)
+
+    async def pause(self, task_id: str) -> bool:
+        """Have a training stop at its next checkpoint, and wait; False if it has ended already.
+
+        Raises:
+            QueueError: Redis cannot be reached.
+            InvalidNameError: not a task's id.
+        """
+        return await self._trainings.pause(check_name("task_id", task_id))
+
+    async def resume(self, task_id: str) -> bool:
+        """Have a paused training go on; False if it has ended already. Errors as `pause`."""
+        broker = self._brokers["training"]
+        return await self._trainings.resume(check_name("task_id", task_id), broker)
+
+    async def job(self, task_id: str) -> Job | None:
+        """What is known of a training that has not ended."""
+        return await self._trainings.find(task_id)
 
     def handle(self, task_id: str) -> TaskHandle:
         """The handle of a task that was submitted before, here or elsewhere.
@@ -234,8 +277,10 @@ class BridgeClient:
         """
         return await self._replies.wait(task_id, waiter)
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, now: bool = False) -> bool:
         """Have a task not run, or stop running; False if it has ended already.
+
+        A training saves a checkpoint first, for up to half a minute, unless it shall end `now`.
 
         Raises:
             QueueError: Redis cannot be reached.
@@ -243,7 +288,7 @@ class BridgeClient:
         """
         keep_s = self._settings.bridge_result_ttl_s
         try:
-            return await cancel(self._redis, check_name("task_id", task_id), keep_s)
+            return await cancel(self._redis, check_name("task_id", task_id), keep_s, now=now)
         except RedisError as error:
             raise QueueError(f"cannot use Redis: {error}") from None
 
@@ -261,8 +306,9 @@ class BridgeClient:
         task_name: str,
         args: tuple[Any, ...],
         labels: Mapping[str, Any] = MappingProxyType({}),
+        task_id: str | None = None,
     ) -> tuple[str, Waiter]:
-        task_id = uuid.uuid4().hex
+        task_id = task_id or uuid.uuid4().hex
         waiter = self._replies.expect(task_id)  # before the task can possibly end
         labels = {**labels, REPLY_TO: self._replies.token}
         if kind == "inference":  # tensors; a training's result stays readable to stock clients

@@ -22,8 +22,16 @@ class Client(Protocol):
         """A task's last progress report."""
         ...
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, now: bool = False) -> bool:
         """Have a task not run."""
+        ...
+
+    async def pause(self, task_id: str) -> bool:
+        """Have a training wait."""
+        ...
+
+    async def resume(self, task_id: str) -> bool:
+        """Have a training go on."""
         ...
 
     async def read_reply(self, reply: dict[str, Any], *, keep: bool = False) -> InferenceResult:
@@ -61,10 +69,11 @@ class TaskHandle:
             raise result.error
         return result.return_value
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, now: bool = False) -> bool:
         """Have the task not run, or stop running.
 
-        Its record then is `TaskCancelledError`, which whoever waits for it gets.
+        Its record then is `TaskCancelledError`, which whoever waits for it gets. A training saves
+        a checkpoint first, for up to half a minute, unless it shall end `now`.
 
         Returns:
             False if it has ended already.
@@ -72,10 +81,25 @@ class TaskHandle:
         Raises:
             QueueError: Redis cannot be reached.
         """
-        return await self._client.cancel(self.task_id)
+        return await self._client.cancel(self.task_id, now=now)
+
+    async def pause(self) -> bool:
+        """Have a training stop at its next checkpoint, and wait until it is resumed.
+
+        Returns:
+            False if it has ended already.
+
+        Raises:
+            QueueError: Redis cannot be reached.
+        """
+        return await self._client.pause(self.task_id)
+
+    async def resume(self) -> bool:
+        """Have a paused training go on. Returns and raises as `pause`."""
+        return await self._client.resume(self.task_id)
 
     async def progress(self) -> dict[str, Any] | None:
-        """What a training task reports: epoch, loss, metric, time left; None before it starts.
+        """What a training reports: see docs/training.md; None before it starts.
 
         Raises:
             QueueError: Redis cannot be reached.

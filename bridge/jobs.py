@@ -11,9 +11,12 @@ of one task. Keys in Redis, by task id:
 
     bridge:job:<id>        hash: fence, baton, state, want, priority, slices, worker, message
     bridge:lease:<id>      the token of who trains it now, with an expiry
-    bridge:jobs            set: all ids
-    bridge:jobs:waiting    sorted set: ids by priority
-    bridge:jobs:running    sorted set: ids by when their lease ends, Unix milliseconds
+
+and, by queue:
+
+    bridge:jobs:<queue>            set: all ids
+    bridge:jobs:<queue>:waiting    sorted set: ids by priority
+    bridge:jobs:<queue>:running    sorted set: ids by when their lease ends, Unix milliseconds
 """
 
 import asyncio
@@ -30,7 +33,6 @@ CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
 
 _AGAIN_S = 1.0
-_ALL, _WAITING, _RUNNING = "bridge:jobs", "bridge:jobs:waiting", "bridge:jobs:running"
 
 # KEYS: job, lease, waiting, running, all. ARGV: id, baton, floor, lease ms, priority, worker,
 # message, seconds to keep.
@@ -146,22 +148,25 @@ class Asking:
 
 
 class Jobs:
-    """The records of all such tasks."""
+    """The records of all such tasks of one queue."""
 
-    def __init__(self, redis: Redis, *, lease_s: float, keep_s: int) -> None:
+    def __init__(self, redis: Redis, queue: str, *, lease_s: float, keep_s: int) -> None:
         """Nothing is asked yet.
 
         Args:
             redis: where results are; not closed here.
+            queue: its name; several may have the same Redis.
             lease_s: a worker that says nothing for so long has lost its task.
             keep_s: for how long the record of a task is kept of which nothing is heard.
         """
         self._redis: Any = redis  # its types are of two minds
+        self._all = f"bridge:jobs:{queue}"
+        self._waiting, self._running = f"{self._all}:waiting", f"{self._all}:running"
         self._lease_ms, self._keep_s = int(lease_s * 1000), keep_s
 
     async def claim(self, task_id: str, asking: Asking) -> Claim:
         """Ask for a task, whose id the caller has checked; a Redis that is away is waited for."""
-        keys = (*_keys(task_id), _WAITING, _RUNNING, _ALL)
+        keys = (*_keys(task_id), self._waiting, self._running, self._all)
         arguments = (
             *(task_id, asking.baton, asking.floor, self._lease_ms, asking.priority),
             *(asking.worker, asking.message, self._keep_s),
@@ -183,7 +188,7 @@ class Jobs:
         Raises:
             RedisError, OSError: nobody knows.
         """
-        keys = (*_keys(task_id), _RUNNING)
+        keys = (*_keys(task_id), self._running)
         arguments = (task_id, token, self._lease_ms, self._keep_s)
         answer: bytes = await self._run(_RENEW, keys, *arguments)
         return answer.decode()
@@ -191,7 +196,7 @@ class Jobs:
     async def release(self, task_id: str, token: int) -> None:
         """Let go of a task. A lease also ends by itself."""
         try:
-            keys = (*_keys(task_id), _WAITING, _RUNNING)
+            keys = (*_keys(task_id), self._waiting, self._running)
             await self._run(_RELEASE, keys, task_id, token)
         except (RedisError, OSError) as error:
             logger.info("the lease of task %s has to run out: %s", task_id, error)
@@ -204,17 +209,17 @@ class Jobs:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(job, "priority", str(priority))
             pipe.expire(job, self._keep_s)
-            pipe.sadd(_ALL, task_id)
-            pipe.zadd(_WAITING, {task_id: priority})
+            pipe.sadd(self._all, task_id)
+            pipe.zadd(self._waiting, {task_id: priority})
             await pipe.execute()
 
     async def forget(self, task_id: str) -> None:
         """Delete the record of a task that has ended."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.delete(_keys(task_id)[0])
-            pipe.srem(_ALL, task_id)
-            pipe.zrem(_WAITING, task_id)
-            pipe.zrem(_RUNNING, task_id)
+            pipe.srem(self._all, task_id)
+            pipe.zrem(self._waiting, task_id)
+            pipe.zrem(self._running, task_id)
             await pipe.execute()
 
     async def pause(self, task_id: str) -> None:
@@ -223,7 +228,7 @@ class Jobs:
         await self._redis.hset(job, "want", "pause")
         await self._redis.hsetnx(job, "state", "queued")  # of whom nobody has heard yet
         await self._redis.expire(job, self._keep_s)
-        await self._redis.sadd(_ALL, task_id)
+        await self._redis.sadd(self._all, task_id)
         await tell(self._redis, CONTROL, task_id)
 
     async def resume(self, task_id: str) -> tuple[int, bytes] | None:
@@ -248,12 +253,12 @@ class Jobs:
         """Tasks whose lease ran out longer ago than that: nobody goes on with them."""
         seconds, micros = await self._redis.time()
         before = seconds * 1000 + micros // 1000 - int(grace_s * 1000)
-        found = await self._redis.zrangebyscore(_RUNNING, 0, before)
+        found = await self._redis.zrangebyscore(self._running, 0, before)
         return [task_id.decode() for task_id in found]
 
     async def handed_on(self, task_id: str) -> None:
         """A message that continues the task is in the queue again."""
-        await self._redis.zrem(_RUNNING, task_id)
+        await self._redis.zrem(self._running, task_id)
 
     async def find(self, task_id: str) -> Job | None:
         """What is known of a task; None: nothing, as of one that has ended."""
@@ -263,10 +268,10 @@ class Jobs:
     async def all(self) -> list[Job]:
         """Tasks that run, wait or are paused: those of highest priority first."""
         found = []
-        for task_id in sorted(await self._redis.smembers(_ALL)):
+        for task_id in sorted(await self._redis.smembers(self._all)):
             job = await self.find(task_id.decode())
             if job is None:
-                await self._redis.srem(_ALL, task_id)  # it expired
+                await self._redis.srem(self._all, task_id)  # it expired
             else:
                 found.append(job)
         return sorted(found, key=lambda job: -job.priority)

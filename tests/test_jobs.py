@@ -17,10 +17,8 @@ async def redis(redis_server):
 
 
 @pytest.fixture
-async def jobs(redis):
-    async for key in redis.scan_iter("bridge:job*"):  # of tests before
-        await redis.delete(key)
-    return Jobs(redis, lease_s=0.3, keep_s=60)
+def jobs(redis):
+    return Jobs(redis, f"queue-{uuid.uuid4().hex}", lease_s=0.3, keep_s=60)
 
 
 @pytest.fixture

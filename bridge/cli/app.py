@@ -8,11 +8,12 @@ import typer
 
 from bridge import __version__
 from bridge.cli.bench import bench
-from bridge.cli.cancel import cancel
+from bridge.cli.cancel import cancel, pause, resume
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.dlq import dlq
 from bridge.cli.infer import infer
+from bridge.cli.logs import logs
 from bridge.cli.output import errors
 from bridge.cli.status import models, status
 from bridge.cli.train import train
@@ -57,6 +58,9 @@ app.command()(worker)
 app.command()(infer)
 app.command()(train)
 app.command()(cancel)
+app.command()(pause)
+app.command()(resume)
+app.command()(logs)
 app.command()(status)
 app.command()(models)
 app.command()(bench)

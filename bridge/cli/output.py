@@ -11,6 +11,8 @@ from rich.table import Table
 console = Console()
 errors = Console(stderr=True)
 
+_BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -28,3 +30,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(table, markup=False)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve in one line of text, from the lowest to the highest value."""
+    least, most = min(values), max(values)
+    scale = (len(_BARS) - 1) / (most - least) if most > least else 0.0
+    return "".join(_BARS[round((value - least) * scale)] for value in values)

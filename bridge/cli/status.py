@@ -1,6 +1,7 @@
 """`mlbridge status` and `mlbridge models`: what is up, what waits, what is served."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -8,18 +9,21 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from bridge.advice import redis_advice
-from bridge.cli.output import Json, console, print_json, print_table
+from bridge.cli.output import Json, console, print_json, print_table, sparkline
 from bridge.client import BridgeClient
-from bridge.errors import BridgeError, RestrictedError, TritonError, outcome_of
+from bridge.errors import BridgeError, QueueError, RestrictedError, TritonError, outcome_of
 from bridge.names import check_name
 from bridge.queues import queue_depths
 from bridge.settings import Settings, load_settings
 from bridge.specs import ModelState
 from bridge.tensors import TensorSpec
+from bridge.trainings import Trainings
 from bridge.triton_client import TritonClient
 
 _EXIT_MISSING = 1
+_WELL = {"queued", "running", "paused", "succeeded"}
 
+_JOB = ("task_id", "state", "priority", "slices", "worker")
 _NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
 
 
@@ -41,16 +45,23 @@ def status(
     if task_id is not None:
         found = asyncio.run(_task(check_name("task_id", task_id)))
         print_json(found) if json else _show_task(found)
-        raise typer.Exit(0 if found["state"] in {"running", "succeeded"} else _EXIT_MISSING)
+        raise typer.Exit(0 if found["state"] in _WELL else _EXIT_MISSING)
     settings = load_settings()
     parts, queues = asyncio.run(_parts(settings))
+    trainings = asyncio.run(_trainings(settings))
     if json:
-        print_json({"parts": parts, "queues": queues})
+        print_json({"parts": parts, "queues": queues, "trainings": trainings})
     else:
         print_table("parts", ("part", "address", "state"), [tuple(part.values()) for part in parts])
         print_table(
             "queues", ("queue", "waiting", "consumers"), [tuple(row.values()) for row in queues]
         )
+        if trainings:
+            print_table(
+                "trainings",
+                ("task", "state", "priority", "slices", "worker"),
+                [tuple(job[key] for key in _JOB) for job in trainings],
+            )
     missing = [part for part in parts if part["state"] != "up"]
     raise typer.Exit(_EXIT_MISSING if missing else 0)
 
@@ -112,6 +123,14 @@ async def _parts(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[st
     return parts, queues
 
 
+async def _trainings(settings: Settings) -> list[dict[str, Any]]:
+    async with Redis.from_url(settings.redis_connect_url) as redis:
+        try:
+            return [asdict(job) for job in await Trainings(redis, settings).all()]
+        except QueueError:  # the parts tell
+            return []
+
+
 async def _redis_problem(settings: Settings) -> str | None:
     async with Redis.from_url(settings.redis_connect_url) as redis:
         try:
@@ -137,9 +156,11 @@ async def _task(task_id: str) -> dict[str, Any]:
             async with asyncio.timeout(0.2):
                 result = await client.wait(task_id)
         except TimeoutError:
-            progress = await handle.progress()
-            state = "running" if progress else "unknown"
-            return {"task_id": task_id, "state": state, "progress": progress}
+            progress, job = await handle.progress(), await client.job(task_id)
+            if job is None:
+                state = "running" if progress else "unknown"
+                return {"task_id": task_id, "state": state, "progress": progress}
+            return {**asdict(job), "progress": progress}
     if result.error is not None:
         text = f"{type(result.error).__name__}: {result.error}"
         return {"task_id": task_id, "state": outcome_of(result.error).value, "error": text}
@@ -153,8 +174,15 @@ def _show_task(found: dict[str, Any]) -> None:
             "submitted"
         )
         return
-    detail = found.get("progress") or found.get("result") or {"error": found.get("error")}
-    print_table(f"{found['task_id']}: {found['state']}", ("what", "value"), detail.items())
+    state = found["state"] + (", to be paused" if found.get("pausing") else "")
+    about = {
+        name: found[name] for name in ("error", "priority", "slices", "worker") if name in found
+    }
+    detail = about | (found.get("progress") or found.get("result") or {})
+    curve = detail.pop("curve", None)
+    if curve:
+        detail["validation loss"] = sparkline([loss for _, loss, _ in curve])
+    print_table(f"{found['task_id']}: {state}", ("what", "value"), detail.items())
 
 
 async def _models(settings: Settings) -> list[dict[str, Any]]:

@@ -13,11 +13,12 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from bridge.cli.output import Json, console, errors, print_json, print_table
+from bridge.cli.output import Json, console, errors, print_json, print_table, sparkline
 from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import InvalidTrainingRequestError
 
 _REFRESH_S = 0.2
+_CURVE_WIDTH = 24
 
 
 def train(
@@ -37,8 +38,16 @@ def train(
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Hyperparameters: epochs=20."),
     ] = None,
     *,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Follow it, or print its id and leave.")
+    priority: Annotated[
+        int, typer.Option(min=0, max=255, help="A training with a higher one has the next turn.")
+    ] = 0,
+    key: Annotated[
+        str | None,
+        typer.Option(help="The same key again, within a day, is the same training: it runs once."),
+    ] = None,
+    follow_it: Annotated[
+        bool,
+        typer.Option("--follow/--no-follow", "--wait/--no-wait", help="Or print its id and leave."),
     ] = True,
     json: Json = False,
 ) -> None:
@@ -51,10 +60,11 @@ def train(
     model_config = {"architecture": architecture, **_pairs(config)}
     if model_id is not None:
         model_config["model_id"] = model_id
-    result = asyncio.run(_train(dataset, model_config, _pairs(settings), wait=wait))
+    request = (dataset, model_config, _pairs(settings))
+    result = asyncio.run(_train(request, priority, key, wait=follow_it))
     if json:
         print_json(result)
-    elif wait:
+    elif follow_it:
         show_trained(result)
     else:
         task_id = result["task_id"]
@@ -62,10 +72,14 @@ def train(
 
 
 async def _train(
-    dataset: str, model_config: dict[str, Any], hyperparameters: dict[str, Any], *, wait: bool
+    request: tuple[str, dict[str, Any], dict[str, Any]],
+    priority: int,
+    key: str | None,
+    *,
+    wait: bool,
 ) -> dict[str, Any]:
     async with BridgeClient() as client:
-        handle = await client.train(dataset, model_config, hyperparameters)
+        handle = await client.train(*request, priority=priority, idempotency_key=key)
         if not wait:
             return {"task_id": handle.task_id}
         return {"task_id": handle.task_id, **await follow(handle)}
@@ -93,7 +107,7 @@ async def follow(handle: TaskHandle) -> dict[str, Any]:
                 if report and "epoch" in report:
                     display.update(
                         bar,
-                        description="training",
+                        description=_curve(report) or "training",
                         completed=report["epoch"],
                         total=report["epochs"],
                         figures=_figures(report),
@@ -117,12 +131,19 @@ def show_trained(result: dict[str, Any]) -> None:
     print_table("trained", ("what", "value"), rows)
 
 
+def _curve(report: dict[str, Any]) -> str:
+    losses = [loss for _, loss, _ in report.get("curve") or ()]
+    return sparkline(losses[:: 1 + len(losses) // _CURVE_WIDTH]) if losses else ""
+
+
 def _figures(report: dict[str, Any]) -> str:
     shown = [
         f"{name} {_short(report[name])}" for name in ("loss", "samples_per_s") if name in report
     ]
     if report.get("metric"):
         shown.append(f"{report['metric']} {_short(report.get('value'))}")
+    if report.get("slice", 1) > 1:
+        shown.append(f"slice {report['slice']}")
     if report.get("time_left_s") is not None:
         shown.append(f"{report['time_left_s']:.0f} s left")
     return ", ".join(shown)

@@ -86,6 +86,7 @@ def open_jobs() -> Jobs:
     """The records of trainings, in the worker's Redis."""
     return Jobs(
         training_broker.results.redis,
+        settings.taskiq_ml_training_queue,
         lease_s=settings.bridge_training_lease_s,
         keep_s=settings.bridge_checkpoint_keep_s,
     )
@@ -176,7 +177,8 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
     try:
         result = await _slice(training, lease, claim.slices, turn)
-    except LeaseLostError:
+    except LeaseLostError as error:
+        log.warning("task %s is left alone: %s", task_id, error)
         return Later(settings.bridge_training_lease_s)
     except TritonUnavailableError as error:
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)

@@ -1,15 +1,21 @@
 """Small real data, and a Triton that behaves like one without being one."""
 
+import asyncio
+import os
 import shutil
+import signal
 import sys
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 from sklearn.datasets import load_digits
 
+from bridge.client import BridgeClient
 from bridge.errors import ModelLoadError, TritonUnavailableError, UnknownModelError
 from bridge.settings import Settings
 from bridge.tensors import Tensor
@@ -155,3 +161,86 @@ def architectures_of_a_user(tmp_path, monkeypatch):
     # For the training process; what this process was started with must stay.
     inherited = [path for path in sys.path if path and Path(path) != ROOT]
     monkeypatch.setenv("PYTHONPATH", ":".join(map(str, inherited)))
+
+
+class Pool:
+    """Training workers as users start them, on a queue of their own; and a client for them."""
+
+    def __init__(self, environment, folder):
+        self.environment, self.folder = environment, folder
+        self.client = None
+        self._workers = {}
+
+    async def start(self, **changes):
+        """Start a worker with one process; returns once it listens."""
+        log = self.folder / f"worker-{len(self._workers)}.log"
+        with log.open("wb") as output:
+            worker = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-P", "-m", "taskiq", "worker"),
+                *("bridge.broker:training_broker", "bridge.tasks.training", "--workers", "1"),
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **self.environment, **changes},
+                start_new_session=True,
+            )
+        self._workers[worker] = log
+        async with asyncio.timeout(60):
+            while "Listening started." not in log.read_text():
+                assert worker.returncode is None, log.read_text()
+                await asyncio.sleep(0.1)
+        return worker
+
+    def log(self, worker):
+        return self._workers[worker].read_text()
+
+    def versions(self, model):
+        folder = Path(self.environment["MODEL_REPOSITORY"]) / model
+        return sorted(int(path.name) for path in folder.glob("[0-9]*"))
+
+    def processes(self, worker):
+        """The worker and all that it started."""
+        main = psutil.Process(worker.pid)
+        return [main, *main.children(recursive=True)]
+
+    def stop_processes(self, worker):
+        """SIGSTOP to the worker, but not to what trains for it; returns whom."""
+        stopped = []
+        for process in self.processes(worker):
+            if "bridge.training.child" not in process.cmdline():
+                process.suspend()
+                stopped.append(process.pid)
+        return stopped
+
+    async def close(self):
+        for worker in self._workers:
+            if worker.returncode is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                await worker.wait()
+
+
+@pytest.fixture
+async def pool(rabbitmq, redis_server, triton, dataset_root, tmp_path, monkeypatch):
+    name = f"pool-{uuid.uuid4().hex[:8]}"
+    environment = {
+        "RABBITMQ_HOST": "127.0.0.1",
+        "RABBITMQ_PORT": str(rabbitmq.port),
+        "RABBITMQ_USERNAME": rabbitmq.username,
+        "RABBITMQ_PASSWORD": rabbitmq.password,
+        "TASKIQ_ML_TRAINING_QUEUE": name,
+        "TASKIQ_ML_TRAINING_ROUTING_KEY": name,
+        "REDIS_URL": redis_server.url,
+        "TRITON_URL": triton.address,
+        "TRITON_ADMIN_KEY": triton.admin_key,
+        "MODEL_REPOSITORY": str(triton.repository),
+        "DATASET_ROOT": str(dataset_root),
+        "CHECKPOINT_ROOT": str(tmp_path / "checkpoints"),
+    }
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    pool = Pool(environment, tmp_path)
+    try:
+        async with BridgeClient(Settings()) as pool.client:
+            yield pool
+    finally:
+        await pool.close()

@@ -1,0 +1,94 @@
+"""What a producer can do with a training that it has submitted: pause it, and have it go on.
+
+Enters: task ids. Leaves: wishes in Redis, which workers hear, and the message that continues.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from bridge.errors import QueueError
+from bridge.jobs import Job, Jobs
+from bridge.labels import continued
+from bridge.queues import Broker
+from bridge.settings import Settings
+
+
+class Trainings:
+    """All trainings of one Redis and one queue."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            redis: where results are; not closed here.
+            settings: for how long what is kept.
+        """
+        self._redis = redis
+        self._jobs = Jobs(
+            redis,
+            settings.taskiq_ml_training_queue,
+            lease_s=settings.bridge_training_lease_s,
+            keep_s=settings.bridge_checkpoint_keep_s,
+        )
+
+    async def is_known(self, task_id: str) -> bool:
+        """Whether it has a result, or waits, runs or is paused."""
+        with _translated():
+            ended = bool(await self._redis.exists(task_id))
+            return ended or await self._jobs.find(task_id) is not None
+
+    async def register(self, task_id: str, priority: int) -> None:
+        """Let workers know of a training before its message comes to one."""
+        with _translated():
+            await self._jobs.register(task_id, priority)
+
+    async def forget(self, task_id: str) -> None:
+        """It was not submitted after all."""
+        with _translated():
+            await self._jobs.forget(task_id)
+
+    async def pause(self, task_id: str) -> bool:
+        """Have it stop at its next checkpoint, and wait; False: it has ended already."""
+        with _translated():
+            if await self._redis.exists(task_id):
+                return False
+            await self._jobs.pause(task_id)
+            return True
+
+    async def resume(self, task_id: str, broker: Broker) -> bool:
+        """Have it go on; False: it has ended already.
+
+        Args:
+            task_id: checked by the caller.
+            broker: of the training queue, started.
+        """
+        with _translated():
+            if await self._redis.exists(task_id):
+                return False
+            passed = await self._jobs.resume(task_id)
+        if passed is not None:
+            baton, body = passed
+            message = continued(broker.formatter.loads(body), baton)
+            await broker.kick(broker.formatter.dumps(message))
+        return True
+
+    async def find(self, task_id: str) -> Job | None:
+        """What is known of one that has not ended."""
+        with _translated():
+            return await self._jobs.find(task_id)
+
+    async def all(self) -> list[Job]:
+        """Those that have not ended, of highest priority first."""
+        with _translated():
+            return await self._jobs.all()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise QueueError(f"cannot use Redis: {error}") from None

@@ -1,0 +1,146 @@
+"""The training pool on real servers: jobs take turns, and people steer them."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from bridge.errors import TaskCancelledError
+
+LONG = {"epochs": 100_000, "batch_size": 8}
+CNN = {"architecture": "cnn"}
+
+
+async def until(check, most_s=60):
+    """What `check` gives, once it gives something."""
+    deadline = time.monotonic() + most_s
+    while time.monotonic() < deadline:
+        found = await check()
+        if found:
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within {most_s} s")
+
+
+async def progressed(handle, **wanted):
+    """The first progress report with at least these figures."""
+
+    async def look():
+        report = await handle.progress()
+        enough = report and all((report.get(key) or 0) >= least for key, least in wanted.items())
+        return report if enough else None
+
+    return await until(look)
+
+
+async def in_state(client, handle, state):
+    async def look():
+        job = await client.job(handle.task_id)
+        return job if job is not None and job.state == state else None
+
+    return await until(look)
+
+
+async def test_two_jobs_on_one_worker_take_turns(pool):
+    await pool.start(BRIDGE_TRAINING_SLICE_S="1")
+    short = {"epochs": 15, "batch_size": 8}
+    handles = [
+        await pool.client.train("few", {**CNN, "model_id": f"turns-{name}"}, short) for name in "ab"
+    ]
+    order = []
+
+    async def watch(name, handle):
+        while True:
+            report = await handle.progress()
+            if report and "slice" in report and (name, report["slice"]) not in order:
+                order.append((name, report["slice"]))
+            await asyncio.sleep(0.02)
+
+    watching = [
+        asyncio.create_task(watch(name, it)) for name, it in zip("ab", handles, strict=True)
+    ]
+    results = await asyncio.gather(*(handle.result(240) for handle in handles))
+    for task in watching:
+        task.cancel()
+    assert [result["slices"] >= 2 for result in results] == [True, True]
+    assert order[:4] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    # Both ran the same request but for the name: slices and turns changed nothing.
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert await pool.client.job(handles[0].task_id) is None
+    assert not await handles[0].pause()
+
+
+async def test_pause_resume_priority_and_cancel(pool):
+    await pool.start(BRIDGE_CHECKPOINT_EVERY_S="0.5")
+    low = await pool.client.train("few", {**CNN, "model_id": "low"}, LONG, idempotency_key="x")
+    again = await pool.client.train("few", {**CNN, "model_id": "low"}, LONG, idempotency_key="x")
+    assert again.task_id == low.task_id
+    await progressed(low, step=1)
+    assert await low.pause()
+    await in_state(pool.client, low, "paused")
+    at = (await low.progress())["step"]
+
+    # Its worker is free for others meanwhile.
+    other = await pool.client.train("few", {**CNN, "model_id": "other"}, {"epochs": 1})
+    await other.result(60)
+    assert (await low.progress())["step"] == at
+
+    # Of those that wait, the one with the higher priority is next.
+    blocker = await pool.client.train("few", {**CNN, "model_id": "blocker"}, LONG)
+    await progressed(blocker, step=1)
+    assert await low.resume()
+    high = await pool.client.train("few", {**CNN, "model_id": "high"}, {"epochs": 1}, priority=9)
+    assert await blocker.pause()
+    await high.result(60)
+    assert (await pool.client.job(low.task_id)).state in {"queued", "running"}
+
+    report = await progressed(low, slice=2, step=at + 1)
+    assert report["checkpoint"]["step"] >= at - 1
+    assert await low.cancel()
+    with pytest.raises(TaskCancelledError):
+        await low.result(10)
+    assert not await low.cancel()
+    assert await blocker.cancel(now=True)
+    await until(lambda: gone(pool.client, low))
+    assert pool.versions("low") == pool.versions("blocker") == []
+    assert pool.versions("high") == [1]
+
+
+async def gone(client, handle):
+    return await client.job(handle.task_id) is None
+
+
+async def test_a_stopped_worker_hands_its_training_on(pool):
+    worker = await pool.start(BRIDGE_CHECKPOINT_EVERY_S="1000")
+    handle = await pool.client.train("few", {**CNN, "model_id": "drained"}, LONG)
+    report = await progressed(handle, step=20)
+    assert report["checkpoint"] is None
+    worker.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(worker.wait(), 30) == 0
+    assert (await in_state(pool.client, handle, "queued")).slices == 1
+    await pool.start()
+    resumed = await progressed(handle, slice=2, step=21)
+    assert resumed["checkpoint"]["step"] >= report["step"]
+    await handle.cancel(now=True)
+
+
+async def test_who_comes_back_too_late_loses(pool):
+    settings = {"BRIDGE_TRAINING_LEASE_S": "2", "BRIDGE_CHECKPOINT_EVERY_S": "1"}
+    first = await pool.start(**settings)
+    handle = await pool.client.train(
+        "few", {**CNN, "model_id": "fought-for"}, {"epochs": 60, "batch_size": 8}
+    )
+    report = await progressed(handle, step=50)
+    pids = pool.stop_processes(first)  # as a machine that hangs: its connections stay open
+    await pool.start(**settings)
+    taken = await progressed(handle, slice=2, step=report["step"] + 1)
+    assert taken["worker"] != report["worker"]
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    result = await handle.result(180)
+    assert pool.versions("fought-for") == [1]
+    assert result["slices"] == 2
+    await until(lambda: asyncio.sleep(0, "another worker has" in pool.log(first)), 20)
+    assert (await handle.result(1))["model_version"] == "1"
