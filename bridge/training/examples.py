@@ -185,18 +185,10 @@ def _classes(
         raise DatasetError(
             f"target {target!r}: validation has classes that train has not: {strange[:5].tolist()}"
         )
-    labels = tuple(_label(value, names) for value in known.tolist())
+    labels = tuple(tables.class_label(value, names) for value in known.tolist())
     for label in labels:
         if not label or not label.isprintable():
             raise DatasetError(
                 f"target {target!r}: class {label!r} cannot be a label; use printable text"
             )
     return [np.searchsorted(known, column).astype(np.int64) for column in raw], labels
-
-
-def _label(value: object, names: list[str] | None) -> str:
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    if isinstance(value, float):
-        return str(int(value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,14 +10,14 @@ import lightning
 import numpy as np
 import torch
 
-from bridge.errors import DatasetError
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
-from bridge.training.examples import Examples, classes_of, prepare
+from bridge.training.examples import Examples
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
+from bridge.training.opening import open_examples
 from bridge.training.request import Hyperparameters, TrainingRequest
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -51,16 +51,8 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
     request = TrainingRequest.model_validate(job["request"])
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))
-    splits = store.load(
-        request.dataset_id,
-        seed=parameters.seed,
-        validation_fraction=parameters.validation_fraction,
-        classes=lambda rows: classes_of(rows, request.model),
-    )
-    try:
-        examples = prepare(splits, request.model)
-    except DatasetError as error:
-        raise DatasetError(f"dataset {request.dataset_id!r}: {error}") from error
+    dataset_hash = store.fingerprint(request.dataset_id)
+    examples = open_examples(store, request.dataset_id, request.model, parameters)
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples)
     report("plan", {"signature": signature.to_json()})
@@ -81,6 +73,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
         {
             "metrics": metrics,
             "parity": parity,
+            "dataset_hash": dataset_hash,
             "columns": list(examples.columns),
             "target": examples.target,
             "task": examples.task,

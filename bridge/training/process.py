@@ -45,8 +45,8 @@ class Outcome:
 
     plan: Plan
     result: dict[str, Any]
-    """`metrics`, `parity`, `columns`, `target`, `task`, `rows`, `hyperparameters` (as used),
-    `training_s`, `libraries`."""
+    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
+    (as used), `training_s`, `libraries`."""
 
 
 @contextmanager

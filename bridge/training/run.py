@@ -82,7 +82,7 @@ async def train(
 
     Returns:
         `model_name`, `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`,
-        `max_batch_size`, `labels`, `dataset_id`, `duration_s`.
+        `max_batch_size`, `labels`, `dataset_id`, `dataset_hash`, `duration_s`.
 
     Raises:
         TrainingError: the data, the training, the export or the publishing failed; what was live
@@ -263,5 +263,6 @@ class _Run:
             "parity": card["parity"],
             **card["signature"],
             "dataset_id": card["dataset_id"],
+            "dataset_hash": card.get("dataset_hash"),  # None in cards of older versions
             "duration_s": card["duration_s"],
         }

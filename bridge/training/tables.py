@@ -7,7 +7,6 @@ builders of `datasets`, so nothing is downloaded, cached or run.
 
 import os
 import tempfile
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,11 +90,11 @@ def summary(dataset: datasets.Dataset) -> dict[str, dict[str, Any]]:
     described = {}
     for name in dataset.column_names:
         values, shape = first[name].combine_chunks(), list[int]()
-        while (inner := _inner(values)) is not None:
+        while (inside := inner(values)) is not None:
             if not isinstance(values, pa.ExtensionArray):
-                shape.append(len(inner))
-                inner = inner[:1]
-            values = inner
+                shape.append(len(inside))
+                inside = inside[:1]
+            values = inside
         described[name] = {"datatype": str(values.type), "shape": shape}
     return described
 
@@ -126,9 +125,19 @@ def class_names(dataset: datasets.Dataset, name: str) -> list[str] | None:
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
+def class_label(value: object, names: list[str] | None) -> str:
+    """How a class is called in a model's answers; `names` are those of a `ClassLabel`."""
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    if isinstance(value, float):
+        return str(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _dataset(table: pa.Table) -> datasets.Dataset:
-    # A fingerprint is the key of a cache that is not used here; making one would pickle the table.
-    return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=uuid.uuid4().hex)
+    # A fingerprint is the key of a cache that is not used here. Making one would pickle the table,
+    # and it is saved with the data, whose content hash must be that of the same data elsewhere.
+    return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="unused")
 
 
 def _to_arrow(name: str, array: Array) -> pa.Array:
@@ -150,15 +159,15 @@ def _to_numpy(name: str, values: pa.Array) -> Array:
     while True:
         if values.null_count:
             raise DatasetError(f"column {name!r} has {values.null_count} missing values")
-        inner = _inner(values)
-        if inner is None:
+        inside = inner(values)
+        if inside is None:
             break
         if not isinstance(values, pa.ExtensionArray):
             sizes = pc.unique(pc.list_value_length(values)).to_pylist()
             if len(sizes) > 1:
                 raise _ragged(name, sizes)
             shape.append(sizes[0])
-        values = inner
+        values = inside
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.dictionary_decode()
@@ -171,7 +180,7 @@ def _to_numpy(name: str, values: pa.Array) -> Array:
     return array
 
 
-def _inner(values: pa.Array) -> pa.Array | None:
+def inner(values: pa.Array) -> pa.Array | None:
     """What lies one level inside a list or extension array; None for plain values."""
     kind = values.type
     if isinstance(values, pa.ExtensionArray):
