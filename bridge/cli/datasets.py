@@ -1,5 +1,6 @@
 """`mlbridge datasets`: what can be trained on."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,17 +82,31 @@ def add(
         typer.Argument(
             exists=True,
             help="A .parquet, .csv or .npz file, or a folder with train.* and perhaps "
-            "validation.*, or one that `datasets` saved.",
+            "validation.*, or one of images in a folder for each class (CLASS/*.png, or "
+            "train/CLASS/*.png), or one that `datasets` saved.",
         ),
     ],
     *,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Resize every image of a folder: 32x32."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Copy data into the dataset store.
 
     Example: `mlbridge datasets add iris iris.csv`
     """
-    _show(_store().add(dataset, source), json=json)
+    _show(_store().add(dataset, source, image_size=_size(size)), json=json)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if found is None:
+        raise typer.BadParameter(f"expected WIDTHxHEIGHT in pixels, such as 32x32, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 @datasets.command("validate")

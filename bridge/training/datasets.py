@@ -4,6 +4,7 @@ Enters: a dataset's id. Leaves: its train and validation rows. What may lie unde
 
     <id>/                   arrow: what `datasets`' save_to_disk wrote (so does `add`)
     <id>/train.parquet      and validation.parquet; or .csv, or .npz
+    <id>/train/<class>/     images, and validation/<class>/; or <id>/<class>/ alone
     <id>.parquet            one file, split by seed; or .csv, or .npz
 
 Where there is no validation split, rows are held back from train. A name never leads out of the
@@ -13,7 +14,8 @@ root, not even through a link.
 import importlib
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,11 +32,13 @@ from bridge.training.fingerprints import (
     stamp_of,
     write_record,
 )
-from bridge.training.layouts import ENDINGS, content_files, find_place, layout_of, table_files
+from bridge.training.layouts import ENDINGS, content_files, find_place, layout_of
 from bridge.training.splitting import split_rows
 
 if TYPE_CHECKING:
     import datasets
+
+    from bridge.training.sources import Source
 
 _VALIDATION = ("validation", "valid", "val")
 
@@ -87,16 +91,14 @@ class DatasetStore:
             DatasetError: it is missing, cannot be read, changes meanwhile, or is not any more
                 what `add` recorded.
         """
-        try:
+        with naming(dataset_id):
             return self._fingerprint(dataset_id, self.path(dataset_id))[0]
-        except DatasetError as error:
-            raise _named(dataset_id, error) from error
 
     def describe(self, dataset_id: str) -> dict[str, Any]:
         """What a dataset holds, as JSON can carry it.
 
         Returns:
-            `dataset_id`, `layout` ("arrow", "parquet", "csv", "npz"), `dataset_hash`,
+            `dataset_id`, `layout` ("arrow", "parquet", "csv", "npz", "images"), `dataset_hash`,
             `splits` (name -> rows), `columns` (name -> `datatype` and the `shape` of one row),
             `size_bytes` on disk.
 
@@ -104,14 +106,12 @@ class DatasetStore:
             DatasetError: it is missing or cannot be read.
         """
         place = self.path(dataset_id)
-        try:
+        with naming(dataset_id):
             dataset_hash, stamp = self._fingerprint(dataset_id, place)
             noted = self._notes.read(dataset_id, stamp)
             found = noted.get("described") or self._look(dataset_id)
             if noted:
                 self._notes.write(dataset_id, stamp, {"described": found})
-        except DatasetError as error:
-            raise _named(dataset_id, error) from error
         files = content_files(place, self.root).values()
         return {
             "dataset_id": dataset_id,
@@ -122,7 +122,11 @@ class DatasetStore:
         }
 
     def add(
-        self, dataset_id: str, source: Path | Mapping[str, Mapping[str, Array]]
+        self,
+        dataset_id: str,
+        source: Path | Mapping[str, Mapping[str, Array]],
+        *,
+        image_size: tuple[int, int] | None = None,
     ) -> dict[str, Any]:
         """Store a dataset as an arrow folder; it appears whole, under a name that was free.
 
@@ -131,6 +135,7 @@ class DatasetStore:
             source: a parquet, csv or npz file; or a folder in one of the layouts above; or for
                 each split ("train", and perhaps "validation") a numpy array for each column,
                 rows first.
+            image_size: width and height to which the images of a folder are resized.
 
         Returns:
             What `describe` says of it.
@@ -142,21 +147,19 @@ class DatasetStore:
         taken = [self.root / f"{dataset_id}{ending}" for ending in ("", *ENDINGS)]
         if any(place.exists() for place in taken):
             raise self._taken(dataset_id)
-        tables = load_room("tables")
+        reading = load_room("reading")
         if isinstance(source, Path):
-            splits = _read_splits(source)
+            sources = reading.open_place(source, source, image_size)
         else:
-            splits = {name: tables.from_arrays(columns) for name, columns in source.items()}
-        _check_splits(dataset_id, splits)
+            sources = reading.of_arrays(source)
+        reading.check(dataset_id, sources)
         staging = self.root / f".add-{uuid.uuid4().hex[:12]}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            tables.save_arrow(splits, staging)
-            stored = {
-                "dataset_hash": content_hash(content_files(staging, self.root)),
-                "splits": {name: len(rows) for name, rows in splits.items()},
-                "columns": tables.summary(next(iter(splits.values()))),
-            }
+            with naming(dataset_id):
+                load_room("arrow_folder").write_folder(sources, staging)
+            dataset_hash = content_hash(content_files(staging, self.root))
+            stored = {"dataset_hash": dataset_hash, **reading.describe(sources)}
             write_record(staging, stored)
             sync_tree(staging)
             if not rename(staging, self.root / dataset_id):
@@ -192,10 +195,8 @@ class DatasetStore:
         held = next((splits[name] for name in _VALIDATION if name in splits), None)
         if held is not None:
             return Splits(train, held)
-        try:
+        with naming(dataset_id):
             kept, held_back = split_rows(len(train), seed, validation_fraction, classes(train))
-        except DatasetError as error:
-            raise DatasetError(f"dataset {dataset_id!r}: {error}") from error
         # In memory, as `datasets` would write the order beside the data.
         return Splits(
             train.select(kept, keep_in_memory=True),
@@ -222,21 +223,24 @@ class DatasetStore:
         return found, stamp
 
     def _look(self, dataset_id: str) -> dict[str, Any]:
-        splits = self.splits(dataset_id)
-        return {
-            "splits": {name: len(rows) for name, rows in splits.items()},
-            "columns": load_room("tables").summary(next(iter(splits.values()))),
-        }
+        found: dict[str, Any] = load_room("reading").describe(self._sources(dataset_id))
+        return found
 
     def splits(self, dataset_id: str) -> "dict[str, datasets.Dataset]":
         """Every split as it lies there.
 
         Raises:
-            DatasetError: it is missing, unreadable or empty, or its splits differ in columns.
+            DatasetError: it is missing, unreadable or empty, its splits differ in columns, or it
+                does not fit into memory and was not stored by `add`.
         """
-        splits = _read_splits(self.path(dataset_id))
-        _check_splits(dataset_id, splits)
-        return splits
+        with naming(dataset_id):
+            return {name: source.read() for name, source in self._sources(dataset_id).items()}
+
+    def _sources(self, dataset_id: str) -> "dict[str, Source]":
+        reading = load_room("reading")
+        sources: dict[str, Source] = reading.open_place(self.path(dataset_id), self.root)
+        reading.check(dataset_id, sources)
+        return sources
 
     def _taken(self, dataset_id: str) -> DatasetError:
         return DatasetError(
@@ -259,41 +263,11 @@ def load_room(name: str) -> ModuleType:
         ) from error
 
 
-def _named(dataset_id: str, error: DatasetError) -> DatasetError:
-    named = repr(dataset_id) in str(error)
-    return error if named else DatasetError(f"dataset {dataset_id!r}: {error}")
-
-
-def _read_splits(place: Path) -> "dict[str, datasets.Dataset]":
-    tables, layout = load_room("tables"), layout_of(place)
-    if layout is None:
-        raise DatasetError(
-            f"{place} is neither a .parquet, .csv or .npz file, nor a folder of train.parquet "
-            f"(.csv, .npz), nor one that `datasets` saved"
-        )
-    if place.is_file():
-        return {"train": tables.read_file(place)}
-    if layout == "arrow":
-        opened: dict[str, datasets.Dataset] = tables.open_arrow(place)
-        return opened
-    files = table_files(place)
-    if len({file.stem for file in files}) < len(files):
-        raise DatasetError(f"{place.name!r} holds one split twice: {[f.name for f in files]}")
-    return {file.stem: tables.read_file(file) for file in files}
-
-
-def _check_splits(dataset_id: str, splits: "dict[str, datasets.Dataset]") -> None:
-    if len(splits) != 1 and "train" not in splits:
-        raise DatasetError(
-            f"dataset {dataset_id!r} has splits {sorted(splits)}, but none is called 'train'"
-        )
-    columns = None
-    for name, rows in splits.items():
-        if not rows.column_names or not len(rows):
-            raise DatasetError(f"dataset {dataset_id!r} is empty: split {name!r} has no rows")
-        if columns is not None and set(rows.column_names) != columns:
-            raise DatasetError(
-                f"dataset {dataset_id!r}: split {name!r} has columns {sorted(rows.column_names)}, "
-                f"another has {sorted(columns)}"
-            )
-        columns = set(rows.column_names)
+@contextmanager
+def naming(dataset_id: str) -> Iterator[None]:
+    """Have a `DatasetError` tell of which dataset it is."""
+    try:
+        yield
+    except DatasetError as error:
+        told = f"dataset {dataset_id!r}"
+        raise error if told in str(error) else DatasetError(f"{told}: {error}") from error

@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning
 import numpy as np
-import torch
 
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
@@ -107,8 +106,8 @@ def _network(request: TrainingRequest, examples: Examples) -> architectures.Netw
         examples.input_shape,
         examples.outputs,
     )
-    values = None if examples.labels else torch.from_numpy(examples.train.targets)
-    return architectures.Network(inner, torch.from_numpy(examples.train.inputs), values)
+    values = None if examples.labels else examples.train.targets
+    return architectures.Network(inner, examples.train.inputs, values)
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from bridge.names import check_name
 ENDINGS = (".parquet", ".csv", ".npz")
 """Of tables; one file holds one split."""
 
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+"""Of images, in small or large letters; each lies in a folder that is called as its class."""
+
 ARROW_FILES = ("dataset_dict.json", "dataset_info.json")
 """One of them lies in what `datasets` saved."""
 
@@ -45,7 +48,7 @@ def find_place(root: Path, dataset_id: str) -> Path:
 
 
 def layout_of(place: Path) -> str | None:
-    """Say "arrow", "parquet", "csv" or "npz"; None if it is nothing of these."""
+    """Say "arrow", "parquet", "csv", "npz" or "images"; None if it is nothing of these."""
     if place.is_file():
         return place.suffix[1:] if place.suffix in ENDINGS else None
     if not place.is_dir():
@@ -53,7 +56,9 @@ def layout_of(place: Path) -> str | None:
     if any((place / name).is_file() for name in ARROW_FILES):
         return "arrow"
     tables = table_files(place)
-    return tables[0].suffix[1:] if tables else None
+    if tables:
+        return tables[0].suffix[1:]
+    return "images" if image_splits(place) else None
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -63,6 +68,13 @@ def table_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix in ENDINGS and not path.name.startswith(".")
     )
+
+
+def image_splits(folder: Path) -> dict[str, Path]:
+    """By split, the folder that holds a folder of images for each class; none if there is none."""
+    if _has_classes(folder / "train"):
+        return {path.name: path for path in _folders(folder)}
+    return {"train": folder} if _has_classes(folder) else {}
 
 
 def content_files(place: Path, root: Path) -> dict[str, Path]:
@@ -113,6 +125,20 @@ def _check_inside(path: Path, root: Path) -> None:
         raise DatasetError(
             f"{path.name!r} is a link that leads out of {root}; copy the data instead"
         )
+
+
+def _has_classes(folder: Path) -> bool:
+    return any(
+        path.suffix.lower() in IMAGE_ENDINGS for one in _folders(folder) for path in one.iterdir()
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def _is_dataset(place: Path) -> bool:

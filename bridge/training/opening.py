@@ -7,7 +7,7 @@ data and of every problem found in it. No torch.
 from typing import Any
 
 from bridge.errors import DatasetError, InvalidNameError
-from bridge.training.datasets import DatasetStore
+from bridge.training.datasets import DatasetStore, naming
 from bridge.training.examples import Examples, classes_of, prepare
 from bridge.training.request import Hyperparameters, ModelConfig
 from bridge.training.survey import survey
@@ -28,10 +28,8 @@ def open_examples(
         validation_fraction=parameters.validation_fraction,
         classes=lambda rows: classes_of(rows, model),
     )
-    try:
+    with naming(dataset_id):
         return prepare(splits, model)
-    except DatasetError as error:
-        raise DatasetError(f"dataset {dataset_id!r}: {error}") from error
 
 
 def validate(

@@ -30,11 +30,10 @@ def survey(splits: Mapping[str, datasets.Dataset]) -> dict[str, dict[str, Any]]:
     first = next(iter(splits.values()))
     columns = {name: _Column() for name in first.column_names}
     for split in splits.values():
-        for batch in split.with_format("arrow").iter(_BATCH_ROWS):
+        for batch in tables.parts_of(split)[0].to_batches(max_chunksize=_BATCH_ROWS):
             for name, column in columns.items():
-                for chunk in batch[name].chunks:
-                    column.add(chunk)
-    described = tables.summary(first)
+                column.add(batch[name])
+    described = tables.summary(tables.parts_of(first)[0])
     return {
         name: {**described[name], **column.found(tables.class_names(first, name))}
         for name, column in columns.items()
