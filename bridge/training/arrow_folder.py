@@ -34,13 +34,13 @@ def write_folder(sources: Mapping[str, Source], folder: Path) -> None:
     needed = sum(source.size_bytes for source in sources.values())
     folder.mkdir()
     try:
-        room.check_disk(folder, needed, needed)
+        room.check_disk(folder.parent, needed, needed)
         for name, source in sources.items():
             _write_split(source, folder / name, needed)
         (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(sources)}))
     except OSError as error:
         if error.errno in _FULL:
-            raise room.no_room(folder, needed) from error
+            raise room.no_room(needed, f"the system says: {error.strerror}") from error
         raise
 
 
@@ -52,7 +52,7 @@ def _write_split(source: Source, folder: Path, needed: int) -> None:
         pa.ipc.new_stream(file, schema) as writer,
     ):
         for batch in source.batches():
-            room.check_disk(folder, batch.nbytes, needed)
+            room.check_disk(folder.parent.parent, batch.nbytes, needed)
             writer.write_table(batch.combine_chunks())
     datasets.DatasetInfo(features=source.features).write_to_directory(str(folder))
     state: dict[str, Any] = {

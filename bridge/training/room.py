@@ -18,7 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def most_in_memory() -> int:
-    """Bytes up to which a training's rows are taken into memory."""
+    """Bytes up to which the input rows of a split are taken into memory, as float32."""
     return free_memory() // _SHARE
 
 
@@ -68,7 +68,7 @@ def check_disk(folder: Path, next_bytes: int, needed: int) -> None:
         DatasetError: tells how much is needed and how much is free.
     """
     if next_bytes + _SPARE_DISK_BYTES > free_disk(folder):
-        raise no_room(folder, needed)
+        raise no_room(needed, f"{said(free_disk(folder))} are free in {folder}")
 
 
 def free_disk(folder: Path) -> int:
@@ -76,11 +76,10 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def no_room(folder: Path, needed: int) -> DatasetError:
-    """The error of a disk that is too small."""
+def no_room(needed: int, found: str) -> DatasetError:
+    """The error of a disk that is too small; `found` says what there is."""
     return DatasetError(
-        f"there is no room: it takes about {said(needed)} on disk, and {said(free_disk(folder))} "
-        f"are free in {folder}; nothing was kept"
+        f"there is no room: it takes about {said(needed)} on disk, and {found}; nothing was kept"
     )
 
 

@@ -21,6 +21,13 @@ def store(tmp_path):
     return DatasetStore(tmp_path / "root")
 
 
+@pytest.fixture(autouse=True, params=["in memory", "streamed"])
+def way(request, monkeypatch):
+    """Rows that are read a piece at a time are checked as those in memory are."""
+    if request.param == "streamed":
+        monkeypatch.setattr("bridge.training.room.most_in_memory", lambda: 0)
+
+
 def examples(store, dataset_id="d", **model):
     splits = store.load(dataset_id, seed=0, validation_fraction=0.25)
     return prepare(splits, ModelConfig(architecture="mlp", **model))

@@ -1,0 +1,168 @@
+"""Files that are stored a batch at a time, and disks that are too small for them."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from bridge.errors import DatasetError
+from bridge.training import room, sources
+from bridge.training.datasets import DatasetStore
+
+ROWS = 2000
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "root").mkdir()
+    return DatasetStore(tmp_path / "root")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Every file is a large one."""
+    monkeypatch.setattr(sources, "BATCH_BYTES", 4000)
+    monkeypatch.setattr(sources, "_WHOLE_CSV_BYTES", 0)
+    monkeypatch.setattr(sources, "_CSV_BLOCK_BYTES", 1000)
+
+
+def stored(store, name="d"):
+    """The columns of a dataset's training split, and its number of batches."""
+    table = store.splits(name)["train"].data.table
+    return table.to_pydict(), len(table.to_batches())
+
+
+def test_a_large_parquet_file_is_stored_in_batches(store, tmp_path, small):
+    columns = {
+        "x": np.arange(ROWS * 1.0),
+        "text": pa.array([f"row {i % 5}" for i in range(ROWS)]).dictionary_encode(),
+        "flag": np.arange(ROWS) % 2 == 0,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet", row_group_size=900)
+    assert store.add("d", tmp_path / "d.parquet")["splits"] == {"train": ROWS}
+    found, batches = stored(store)
+    assert found == pa.table(columns).to_pydict()
+    assert batches > 5
+
+
+def test_a_large_csv_file_has_the_types_of_all_its_rows(store, tmp_path, small):
+    late = ROWS - 1  # known only at the end, in a block far from the first
+    columns = {
+        "whole": list(range(ROWS)),
+        "fraction": [*range(late), 0.5],
+        "text": [*range(late), "many"],
+        "empty": [*[None] * late, 3],
+        "flag": [i % 2 == 0 for i in range(ROWS)],
+        "mixed": [*[True] * late, "maybe"],
+    }
+    lines = [
+        ",".join("" if value is None else str(value) for value in row)
+        for row in zip(*columns.values(), strict=True)
+    ]
+    (tmp_path / "d.csv").write_text("\n".join([",".join(columns), *lines]) + "\n")
+    store.add("d", tmp_path / "d.csv")
+    found, batches = stored(store)
+    assert batches > 5
+    at_once = pyarrow.csv.read_csv(tmp_path / "d.csv")
+    assert [str(store.splits("d")["train"].features[n].dtype) for n in columns] == [
+        {"double": "float64"}.get(str(kind), str(kind)) for kind in at_once.schema.types
+    ]
+    assert found == at_once.to_pydict()
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ("a,b\n" + "1,2\n" * ROWS + "3\n", "cannot read d.csv as csv: .*Expected 2 columns"),
+        ("", "cannot read d.csv as csv: Empty CSV file"),
+        ("a,b\n", "is empty: split 'train' has no rows"),
+        ("a,a\n1,2\n", "two columns of one name: 'a'"),
+    ],
+)
+def test_a_large_csv_file_that_is_wrong(store, tmp_path, small, content, shown):
+    (tmp_path / "d.csv").write_text(content)
+    with pytest.raises(DatasetError, match=shown):
+        store.add("d", tmp_path / "d.csv")
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_file_laid_by_hand_that_memory_does_not_hold(store, monkeypatch):
+    np.savez(store.root / "d.npz", x=np.arange(1000.0), target=np.arange(1000) % 2)
+    monkeypatch.setattr(room, "free_memory", lambda: 20_000)
+    with pytest.raises(
+        DatasetError, match=r"takes about 16,\d+ bytes of memory, twice, and 20,000"
+    ):
+        store.splits("d")
+
+
+# ---- the disk ---------------------------------------------------------------------------
+
+
+def test_no_room_is_told_before_anything_is_written(store, tmp_path, monkeypatch):
+    pq.write_table(pa.table({"x": np.zeros(10_000_000)}), tmp_path / "d.parquet")
+    monkeypatch.setattr(room, "free_disk", lambda _: 50_000_000)
+    with pytest.raises(DatasetError) as told:
+        store.add("d", tmp_path / "d.parquet")
+    assert "dataset 'd': there is no room: it takes about 80.0 MB on disk" in str(told.value)
+    assert f"50.0 MB are free in {store.root}; nothing was kept" in str(told.value)
+    assert list(store.root.iterdir()) == []
+
+
+def test_room_that_somebody_else_takes_meanwhile(store, tmp_path, monkeypatch, small):
+    pq.write_table(pa.table({"x": np.arange(ROWS * 1.0)}), tmp_path / "d.parquet")
+    free = iter([10**9] * 3)
+    monkeypatch.setattr(room, "free_disk", lambda _: next(free, 1000))
+    with pytest.raises(DatasetError, match=r"there is no room: it takes about .* 1,000 bytes are"):
+        store.add("d", tmp_path / "d.parquet")
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_write_that_the_system_refuses(store, tmp_path):
+    """A real one: the process may write no file of more than 100 kB."""
+    pq.write_table(pa.table({"x": np.random.default_rng(0).random(50_000)}), tmp_path / "d.parquet")
+    program = (
+        "import pathlib, resource, sys\n"
+        "from bridge.errors import DatasetError\n"
+        "from bridge.training.datasets import DatasetStore\n"
+        "root, source = map(pathlib.Path, sys.argv[1:])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    DatasetStore(root).add('d', source)\n"
+        "except DatasetError as error:\n"
+        "    print(error)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(store.root), str(tmp_path / "d.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "dataset 'd': there is no room: it takes about " in ran.stdout
+    assert "File too large" in ran.stdout
+    assert list(store.root.iterdir()) == []
+
+
+# ---- memory -----------------------------------------------------------------------------
+
+
+def test_free_memory_heeds_limits(monkeypatch, tmp_path):
+    whole = room.free_memory()
+    assert 0 < whole <= room.psutil.virtual_memory().total
+    assert room.most_in_memory() <= whole
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000000\ninactive_file 250000\n")
+    monkeypatch.setattr(room, "_CGROUP", tmp_path)
+    assert room.free_memory() == 1_250_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert room.free_memory() > 1_250_000
+    used = room.psutil.Process().memory_info().vms
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (used // 2 if kind == resource.RLIMIT_AS else -1, -1)
+    )
+    assert room.free_memory() == 0
