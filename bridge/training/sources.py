@@ -23,12 +23,15 @@ from bridge.tensors import Array
 from bridge.training import room, tables
 from bridge.training.layouts import image_splits, layout_of, table_files
 
-BATCH_BYTES = 32 * 1024 * 1024
+BATCH_BYTES = 16 * 1024 * 1024
 """About so much is in hand at a time."""
 
 _WHOLE_CSV_BYTES = 32 * 1024 * 1024  # smaller ones are read at once
-_CSV_BLOCK_BYTES = 8 * 1024 * 1024
-_CSV_MISFIT = re.compile(r"In CSV column #(\d+): CSV conversion error to (\w+)")
+# Arrow reads about thirty blocks ahead, however slowly they are taken.
+_CSV_BLOCK_BYTES = 1024 * 1024
+_LONGEST_BLOCK_BYTES = 64 * 1024 * 1024
+_CSV_MISFIT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to (\w+)")
+_CSV_LONG_LINE = re.compile("straddl|Empty CSV file or block")
 _KEEP = "store it by `mlbridge datasets add`, and it is read a piece at a time"
 
 
@@ -144,57 +147,88 @@ def _parquet(path: Path) -> Source:
     )
 
     def batches() -> Iterator[pa.Table]:
-        with _told(path), pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        with _told(path), _parquet_stream(path) as file:
             for batch in file.iter_batches(rows_in_batch(size, found.num_rows)):
                 yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
 
     return Source(features, found.num_rows, size, batches)
 
 
+def _parquet_stream(path: Path) -> pyarrow.parquet.ParquetFile:
+    # With `pre_buffer` all row groups are fetched ahead, however slowly they are taken.
+    return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+
+
 def _csv(path: Path) -> Source:
     if path.stat().st_size <= _WHOLE_CSV_BYTES:
         return _in_memory(pyarrow.csv.read_csv(path))
-    schema, rows = _csv_types(path)
-    features = _features(schema)
+    form = _csv_form(path)
+    features = _features(form.schema)
 
     def batches() -> Iterator[pa.Table]:
-        with (
-            _told(path),
-            _csv_reader(path, dict(zip(schema.names, schema.types, strict=True))) as (reader),
-        ):
+        waiting: list[pa.RecordBatch] = []
+        with _told(path), form.open(path) as reader:
             for batch in reader:
-                yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
+                waiting.append(batch)
+                if sum(one.nbytes for one in waiting) >= BATCH_BYTES:
+                    yield pa.Table.from_batches(waiting).cast(features.arrow_schema)
+                    waiting = []
+            if waiting:
+                yield pa.Table.from_batches(waiting).cast(features.arrow_schema)
 
     # Of text only the file tells; numbers are about as long as their digits.
-    return Source(features, rows, max(rows * _width(schema), path.stat().st_size // 3), batches)
+    size = max(form.rows * _width(form.schema), path.stat().st_size // 3)
+    return Source(features, form.rows, size, batches)
 
 
-def _csv_types(path: Path) -> tuple[pa.Schema, int]:
-    """Column types that hold throughout a large file, and its rows.
+@dataclass(frozen=True, slots=True)
+class _CsvForm:
+    """How a large csv file is read: types that hold throughout, blocks that hold each line."""
 
-    Arrow takes the types from the first block; where a later one does not fit, it is read again
-    with a wider type for that column.
+    schema: pa.Schema
+    rows: int
+    block_bytes: int
+
+    def open(self, path: Path) -> pyarrow.csv.CSVStreamingReader:
+        types = dict(zip(self.schema.names, self.schema.types, strict=True))
+        return _csv_reader(path, types, self.block_bytes)
+
+
+def _csv_form(path: Path) -> _CsvForm:
+    """Reads the file until nothing in it misfits.
+
+    Arrow takes the types from the first block. Where a later value does not fit, that column gets
+    a wider type; where a line is longer than a block, blocks get longer.
     """
     wider: dict[str, pa.DataType] = {}
-    with _csv_reader(path, {}) as reader:
-        names = reader.schema.names
+    names: list[str] = []
+    block = _CSV_BLOCK_BYTES
     while True:
         try:
-            with _csv_reader(path, wider) as reader:
-                return reader.schema, sum(len(batch) for batch in reader)
+            with _csv_reader(path, wider, block) as reader:
+                names = reader.schema.names
+                return _CsvForm(reader.schema, sum(len(batch) for batch in reader), block)
         except pa.ArrowInvalid as error:
             misfit = _CSV_MISFIT.search(str(error))
-            if misfit is None:
+            if misfit is not None and names:
+                name, kind = names[int(misfit[1])], misfit[2]
+                wider[name] = {"null": pa.int64(), "int64": pa.float64()}.get(kind, pa.string())
+            elif (
+                _CSV_LONG_LINE.search(str(error))
+                and block < path.stat().st_size
+                and (block < _LONGEST_BLOCK_BYTES)
+            ):
+                block *= 8
+            else:
                 raise
-            name, kind = names[int(misfit[1])], misfit[2]
-            steps = {"null": pa.int64(), "int64": pa.float64()}
-            wider[name] = steps.get(kind, pa.string())
 
 
-def _csv_reader(path: Path, types: dict[str, pa.DataType]) -> pyarrow.csv.CSVStreamingReader:
+def _csv_reader(
+    path: Path, types: dict[str, pa.DataType], block_bytes: int
+) -> pyarrow.csv.CSVStreamingReader:
     return pyarrow.csv.open_csv(
         path,
-        read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
         convert_options=pyarrow.csv.ConvertOptions(column_types=types),
     )
 

@@ -54,14 +54,19 @@ job.work({{"request": request.model_dump(mode="json"), "dataset_root": str(root)
 
 
 def run(program, *arguments):
-    """With as few and as small stacks on a machine of many cores as on others: they count too."""
+    """What a process reserves for stacks or arrow's own allocator would hide what it takes."""
     command = [sys.executable, "-P", "-c", program, *map(str, arguments)]
     return subprocess.run(
         ["sh", "-c", 'ulimit -s 1024 && exec "$@"', "sh", *command],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+        },
     )
 
 

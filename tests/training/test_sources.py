@@ -50,7 +50,15 @@ def test_a_large_parquet_file_is_stored_in_batches(store, tmp_path, small):
     assert batches > 5
 
 
-def test_a_large_csv_file_has_the_types_of_all_its_rows(store, tmp_path, small):
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_large_csv_file_has_the_types_of_all_its_rows(
+    store, tmp_path, small, threads, monkeypatch
+):
+    # Arrow words its complaints by them.
+    real = pyarrow.csv.ReadOptions
+    monkeypatch.setattr(
+        pyarrow.csv, "ReadOptions", lambda **given: real(use_threads=threads > 1, **given)
+    )
     late = ROWS - 1  # known only at the end, in a block far from the first
     columns = {
         "whole": list(range(ROWS)),
@@ -73,6 +81,37 @@ def test_a_large_csv_file_has_the_types_of_all_its_rows(store, tmp_path, small):
         {"double": "float64"}.get(str(kind), str(kind)) for kind in at_once.schema.types
     ]
     assert found == at_once.to_pydict()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_no_more_than_some_batches_are_in_hand(tmp_path, monkeypatch, ending):
+    """With batches of 64 kB, of a table of 16 MB."""
+    monkeypatch.setattr(sources, "BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr(sources, "_WHOLE_CSV_BYTES", 0)
+    monkeypatch.setattr(sources, "_CSV_BLOCK_BYTES", 1 << 14)
+    rows = np.random.default_rng(0).integers(0, 10**9, (8, 250_000))
+    table = pa.table({f"column {number}": column for number, column in enumerate(rows)})
+    path = tmp_path / f"d.{ending}"
+    if ending == "csv":
+        pyarrow.csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path, row_group_size=10_000)
+    whole, total = table.nbytes, table["column 0"].to_numpy().sum()
+    del table
+    [source] = sources.open_sources(path).values()
+    before, most, found = pa.total_allocated_bytes(), 0, 0
+    for batch in source.batches():
+        found += batch["column 0"].to_numpy().sum()
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert found == total
+    assert most < whole / 4
+
+
+def test_a_csv_line_may_be_longer_than_a_block(store, tmp_path, small):
+    header = ",".join(f"column_{number}" for number in range(400))
+    line = ",".join(str(number) for number in range(400))
+    (tmp_path / "d.csv").write_text("\n".join([header, *[line] * 50]))
+    assert store.add("d", tmp_path / "d.csv")["splits"] == {"train": 50}
 
 
 @pytest.mark.parametrize(
