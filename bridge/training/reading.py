@@ -11,9 +11,10 @@ from typing import Any
 from bridge.errors import DatasetError
 from bridge.tensors import Array
 from bridge.training import tables
+from bridge.training.files import open_sources
 from bridge.training.images import Size, image_sources
 from bridge.training.layouts import layout_of
-from bridge.training.sources import Source, from_arrays, open_sources
+from bridge.training.sources import Source, from_arrays
 
 
 def open_place(place: Path, root: Path, image_size: Size | None = None) -> dict[str, Source]:

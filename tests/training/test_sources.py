@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bridge.errors import DatasetError
-from bridge.training import room, sources
+from bridge.training import csv_file, files, room, sources
 from bridge.training.datasets import DatasetStore
 
 ROWS = 2000
@@ -27,8 +27,8 @@ def store(tmp_path):
 def small(monkeypatch):
     """Every file is a large one."""
     monkeypatch.setattr(sources, "BATCH_BYTES", 4000)
-    monkeypatch.setattr(sources, "_WHOLE_CSV_BYTES", 0)
-    monkeypatch.setattr(sources, "_CSV_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(csv_file, "_WHOLE_CSV_BYTES", 0)
+    monkeypatch.setattr(csv_file, "_CSV_BLOCK_BYTES", 1000)
 
 
 def stored(store, name="d"):
@@ -83,22 +83,69 @@ def test_a_large_csv_file_has_the_types_of_all_its_rows(
     assert found == at_once.to_pydict()
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_npz_file_is_read_some_rows_at_a_time(store, tmp_path, small):
+    rng = np.random.default_rng(0)
+    columns = {
+        "image": rng.integers(0, 255, (ROWS, 2, 3)).astype(np.uint8),
+        "value": rng.normal(size=ROWS),
+        "name": np.array([f"class {i % 3}" for i in range(ROWS)]),
+        "flag": np.arange(ROWS) % 2 == 0,
+    }
+    np.savez_compressed(tmp_path / "d.npz", **columns)
+    store.add("d", tmp_path / "d.npz")
+    found, batches = stored(store)
+    assert batches > 5
+    assert found == {name: column.tolist() for name, column in columns.items()}
+    # Columns before rows: such an array is read whole.
+    np.savez(tmp_path / "e.npz", x=np.asfortranarray(rng.normal(size=(ROWS, 2))), y=columns["name"])
+    store.add("e", tmp_path / "e.npz")
+    assert len(stored(store, "e")[0]["x"]) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ({"x": np.arange(5), "y": np.arange(6)}, "same number of rows, got {'x': 5, 'y': 6}"),
+        ({"x": np.array(3)}, "same number of rows"),
+        ({}, "same number of rows"),
+        ({"x": np.array([{}])}, "'x.npy' in it is an array of Python objects"),
+        ({"x": np.array(["2020-01-01"], "datetime64[D]")}, "only numbers, booleans and one text"),
+    ],
+)
+def test_npz_files_that_are_wrong(store, tmp_path, columns, shown):
+    np.savez(tmp_path / "d.npz", **columns)
+    with pytest.raises(DatasetError, match=shown):
+        store.add("d", tmp_path / "d.npz")
+
+
+def test_a_damaged_npz_file(store, tmp_path):
+    np.savez_compressed(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=20_000))
+    content = bytearray((tmp_path / "d.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"cannot read d\.npz as npz"):
+        store.add("d", tmp_path / "d.npz")
+    assert list(store.root.glob("[!.]*")) == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
 def test_no_more_than_some_batches_are_in_hand(tmp_path, monkeypatch, ending):
     """With batches of 64 kB, of a table of 16 MB."""
     monkeypatch.setattr(sources, "BATCH_BYTES", 1 << 16)
-    monkeypatch.setattr(sources, "_WHOLE_CSV_BYTES", 0)
-    monkeypatch.setattr(sources, "_CSV_BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(csv_file, "_WHOLE_CSV_BYTES", 0)
+    monkeypatch.setattr(csv_file, "_CSV_BLOCK_BYTES", 1 << 14)
     rows = np.random.default_rng(0).integers(0, 10**9, (8, 250_000))
     table = pa.table({f"column {number}": column for number, column in enumerate(rows)})
     path = tmp_path / f"d.{ending}"
     if ending == "csv":
         pyarrow.csv.write_csv(table, path)
-    else:
+    elif ending == "parquet":
         pq.write_table(table, path, row_group_size=10_000)
+    else:
+        np.savez(path, **dict(zip(table.column_names, rows, strict=True)))
     whole, total = table.nbytes, table["column 0"].to_numpy().sum()
     del table
-    [source] = sources.open_sources(path).values()
+    [source] = files.open_sources(path).values()
     before, most, found = pa.total_allocated_bytes(), 0, 0
     for batch in source.batches():
         found += batch["column 0"].to_numpy().sum()
