@@ -13,9 +13,10 @@ root, not even through a link.
 
 import importlib
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from bridge.training.sources import Source
 
+_ABANDONED_S = 3600.0  # longer than the hashing of what was written, when nothing is written
 _VALIDATION = ("validation", "valid", "val")
 
 
@@ -153,6 +155,7 @@ class DatasetStore:
         else:
             sources = reading.of_arrays(source)
         reading.check(dataset_id, sources)
+        self._remove_abandoned()
         staging = self.root / f".add-{uuid.uuid4().hex[:12]}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -241,6 +244,14 @@ class DatasetStore:
         sources: dict[str, Source] = reading.open_place(self.path(dataset_id), self.root)
         reading.check(dataset_id, sources)
         return sources
+
+    def _remove_abandoned(self) -> None:
+        """Remove what an `add` left that was killed."""
+        for folder in self.root.glob(".add-*"):
+            with suppress(OSError):  # somebody else removed it, or renamed it
+                newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+                if time.time() - newest > _ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _taken(self, dataset_id: str) -> DatasetError:
         return DatasetError(

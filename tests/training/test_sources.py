@@ -1,8 +1,10 @@
 """Files that are stored a batch at a time, and disks that are too small for them."""
 
+import os
 import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -206,6 +208,16 @@ def test_room_that_somebody_else_takes_meanwhile(store, tmp_path, monkeypatch, s
     with pytest.raises(DatasetError, match=r"there is no room: it takes about .* 1,000 bytes are"):
         store.add("d", tmp_path / "d.parquet")
     assert list(store.root.iterdir()) == []
+
+
+def test_what_a_killed_add_left_is_removed_by_a_later_one(store):
+    for name, age_s in ((".add-dead", 7200), (".add-alive", 10)):
+        (store.root / name).mkdir()
+        (store.root / name / "data").write_text("half")
+        for path in (store.root / name / "data", store.root / name):
+            os.utime(path, (time.time() - age_s,) * 2)
+    store.add("d", {"train": {"x": np.arange(20)}})
+    assert sorted(path.name for path in store.root.glob(".add*")) == [".add-alive"]
 
 
 def test_a_write_that_the_system_refuses(store, tmp_path):
