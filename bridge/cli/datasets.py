@@ -1,18 +1,24 @@
 """`mlbridge datasets`: what can be trained on."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bridge.cli.output import Json, console, print_json, print_table
+from bridge.errors import DatasetError
 from bridge.settings import load_settings
-from bridge.training.datasets import DatasetStore
-from bridge.training.request import TARGETS
+from bridge.training.datasets import DatasetStore, load_room
+from bridge.training.request import TARGETS, parse_request
 
 datasets = typer.Typer(
-    no_args_is_help=True, help="List, show and add datasets, in the folder DATASET_ROOT."
+    no_args_is_help=True, help="List, show, add and validate datasets, in the folder DATASET_ROOT."
 )
+
+
+_SHOWN_HASH = len("sha256:") + 12
+_SHOWN_CLASSES = 10
 
 
 def _store() -> DatasetStore:
@@ -26,24 +32,35 @@ def list_datasets(*, json: Json = False) -> None:
     Example: `mlbridge datasets list`
     """
     store = _store()
-    rows = [store.describe(name) for name in store.ids()]
+    rows = [_describe(store, name) for name in store.ids()]
     if json:
         print_json(rows)
         return
     print_table(
         f"datasets in {store.root}",
-        ("dataset", "layout", "rows", "columns", "size"),
+        ("dataset", "layout", "rows", "columns", "size", "hash"),
         [
-            (
+            (row["dataset_id"], row["problem"])
+            if "problem" in row
+            else (
                 row["dataset_id"],
                 row["layout"],
                 ", ".join(f"{split} {count:,}" for split, count in row["splits"].items()),
                 ", ".join(row["columns"]),
                 f"{row['size_bytes']:,} B",
+                row["dataset_hash"][:_SHOWN_HASH],
             )
             for row in rows
         ],
     )
+
+
+def _describe(store: DatasetStore, name: str) -> dict[str, Any]:
+    """One that cannot be read does not hide the others."""
+    try:
+        return store.describe(name)
+    except DatasetError as error:
+        return {"dataset_id": name, "problem": str(error)}
 
 
 @datasets.command("show")
@@ -65,17 +82,100 @@ def add(
         typer.Argument(
             exists=True,
             help="A .parquet, .csv or .npz file, or a folder with train.* and perhaps "
-            "validation.*, or one that `datasets` saved.",
+            "validation.*, or one of images in a folder for each class (CLASS/*.png, or "
+            "train/CLASS/*.png), or one that `datasets` saved.",
         ),
     ],
     *,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Resize every image of a folder: 32x32."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Copy data into the dataset store.
 
     Example: `mlbridge datasets add iris iris.csv`
     """
-    _show(_store().add(dataset, source), json=json)
+    _show(_store().add(dataset, source, image_size=_size(size)), json=json)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if found is None:
+        raise typer.BadParameter(f"expected WIDTHxHEIGHT in pixels, such as 32x32, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+@datasets.command("validate")
+def validate(
+    dataset: Annotated[str, typer.Argument(help="A dataset's name.")],
+    target: Annotated[
+        str | None, typer.Option(help="Column to predict. Default: as for a training.")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Column to learn from; may be repeated. Default: all."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Check a dataset as a training would; exit code 1 if it cannot be trained on.
+
+    Example: `mlbridge datasets validate iris --target species`
+    """
+    settings = load_settings()
+    model = {"architecture": "mlp", "target": target, "inputs": inputs or None, "task": task}
+    request = parse_request(dataset, {**model, "model_id": "any"}, {}, settings)
+    report = load_room("opening").validate(
+        _store(), request.dataset_id, request.model, request.hyperparameters
+    )
+    if json:
+        print_json(report)
+    else:
+        _print_report(report)
+    if not report["usable"]:
+        raise typer.Exit(1)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    if "columns" in report:
+        print_table(
+            f"{report['dataset_id']}: columns",
+            ("column", "datatype", "shape of a row", "missing", "not finite", "classes"),
+            [
+                (
+                    name,
+                    column["datatype"],
+                    "ragged" if column.get("ragged") else column["shape"],
+                    column.get("missing"),
+                    column.get("not_finite"),
+                    _classes(column.get("classes")),
+                )
+                for name, column in report["columns"].items()
+            ],
+        )
+    for problem in report["problems"]:
+        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if report["usable"]:
+        rows = report["rows"]
+        said = (
+            f"usable: {report['task']} of {report['target']!r} from rows of shape "
+            f"{report['input_shape']}; {rows['train']:,} rows to train on, "
+            f"{rows['validation']:,} to judge by"
+        )
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _classes(classes: dict[str, int] | None) -> str | None:
+    if classes is None:
+        return None
+    shown = [f"{name} {rows:,}" for name, rows in list(classes.items())[:_SHOWN_CLASSES]]
+    more = len(classes) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _show(found: dict[str, Any], *, json: bool) -> None:
@@ -88,6 +188,7 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         ("column", "datatype", "shape of a row"),
         [(name, c["datatype"], c["shape"]) for name, c in found["columns"].items()],
     )
+    console.print(f"Hash:  {found['dataset_hash']}", highlight=False, soft_wrap=True)
     console.print(
         f"Train on it:  {_training_command(found)}", markup=False, highlight=False, soft_wrap=True
     )

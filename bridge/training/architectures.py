@@ -22,7 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bridge.errors import BridgeError, DatasetError, InvalidTrainingRequestError
+from bridge.tensors import Array
+from bridge.training.moments import mean_and_scale
 from bridge.training.request import architectures, parse_options
+from bridge.training.streams import Inputs
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -178,21 +181,21 @@ class Network(nn.Module):
     value_mean: torch.Tensor
     value_scale: torch.Tensor
 
-    def __init__(self, inner: nn.Module, inputs: torch.Tensor, values: torch.Tensor | None) -> None:
+    def __init__(self, inner: nn.Module, inputs: Inputs, values: Array | None) -> None:
         """Learn the normalisation.
 
         Args:
             inner: takes and gives normalised rows.
-            inputs: raw training rows [rows, *input_shape]. Numbers of a table are normalised
-                each by itself, images by channel.
+            inputs: raw training rows [rows, *input_shape], read once. Numbers of a table are
+                normalised each by itself, images by channel.
             values: raw training targets [rows, outputs] of a regression; None: classes.
         """
         super().__init__()
         self.inner = inner
         self.classifies = values is None
-        kept = 1 if inputs.ndim in (2, 4) else None  # a number's or a channel's own axis
-        axes = [axis for axis in range(inputs.ndim) if axis != kept]
-        self._learn("input", inputs, axes)
+        dimensions = len(inputs.shape)
+        kept = 1 if dimensions in (2, 4) else None  # a number's or a channel's own axis
+        self._learn("input", inputs, [axis for axis in range(dimensions) if axis != kept])
         if values is not None:
             self._learn("value", values, [0])
 
@@ -213,9 +216,8 @@ class Network(nn.Module):
         result: torch.Tensor = outputs * self.value_scale + self.value_mean
         return result
 
-    def _learn(self, name: str, rows: torch.Tensor, axes: list[int]) -> None:
-        # In float64: sums over many rows lose digits in float32.
-        scale, mean = torch.std_mean(rows.double(), dim=axes, correction=0, keepdim=True)
+    def _learn(self, name: str, rows: Inputs, axes: list[int]) -> None:
+        mean, scale = mean_and_scale(rows, axes)
         scale[scale < _CONSTANT] = 1.0  # constant in training: leave it as it is
-        self.register_buffer(f"{name}_mean", mean[0].float())
-        self.register_buffer(f"{name}_scale", scale[0].float())
+        self.register_buffer(f"{name}_mean", torch.from_numpy(mean).float())
+        self.register_buffer(f"{name}_scale", torch.from_numpy(scale).float())

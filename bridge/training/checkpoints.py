@@ -42,7 +42,7 @@ class Checkpoint:
     path: Path
     facts: dict[str, Any]
     """`step`, `epoch`, `sha256`, `bytes`, `saved_at` (Unix time), `finished` (it is trained, and
-    not yet exported), `request` (digest of what was asked for), `dataset` (digest)."""
+    not yet exported), `request` (digest of what was asked for), `dataset_hash`."""
 
 
 def job_folder(root: Path, task_id: str) -> Path:

@@ -4,32 +4,44 @@ Enters: a dataset's id. Leaves: its train and validation rows. What may lie unde
 
     <id>/                   arrow: what `datasets`' save_to_disk wrote (so does `add`)
     <id>/train.parquet      and validation.parquet; or .csv, or .npz
+    <id>/train/<class>/     images, and validation/<class>/; or <id>/<class>/ alone
     <id>.parquet            one file, split by seed; or .csv, or .npz
 
 Where there is no validation split, rows are held back from train. A name never leads out of the
 root, not even through a link.
 """
 
+import importlib
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bridge.errors import DatasetError, InvalidNameError
 from bridge.names import check_name
 from bridge.repository.disk import rename, sync, sync_tree
 from bridge.tensors import Array
+from bridge.training.fingerprints import (
+    Notes,
+    content_hash,
+    recorded_hash,
+    stamp_of,
+    write_record,
+)
+from bridge.training.layouts import ENDINGS, content_files, find_place, layout_of
+from bridge.training.splitting import split_rows
 
 if TYPE_CHECKING:
     import datasets
 
-ENDINGS = (".parquet", ".csv", ".npz")
-_ARROW_FILES = ("dataset_dict.json", "dataset_info.json")
+    from bridge.training.sources import Source
+
+_ABANDONED_S = 3600.0  # longer than the hashing of what was written, when nothing is written
 _VALIDATION = ("validation", "valid", "val")
 
 
@@ -46,6 +58,7 @@ class DatasetStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._notes = Notes(root)
 
     def ids(self) -> list[str]:
         """Names of all datasets, sorted."""
@@ -68,48 +81,54 @@ class DatasetStore:
             InvalidNameError: the id is no name.
             DatasetError: there is no such dataset, or it lies outside the root.
         """
-        check_name("dataset_id", dataset_id)
-        places = [self.root / dataset_id]
-        places += [self.root / f"{dataset_id}{ending}" for ending in ENDINGS]
-        place = next((place for place in places if _is_dataset(place)), None)
-        if place is None:
-            raise DatasetError(
-                f"there is no dataset {dataset_id!r} in {self.root}; `mlbridge datasets list` "
-                f"shows what there is, `mlbridge datasets add` adds one"
-            )
-        inside = [place, *place.rglob("*")] if place.is_dir() else [place]
-        root = self.root.resolve()
-        for path in inside:
-            if not path.resolve().is_relative_to(root):
-                raise DatasetError(
-                    f"dataset {dataset_id!r}: {path.name!r} is a link that leads out of "
-                    f"{self.root}; copy the data instead"
-                )
-        return place
+        return find_place(self.root, dataset_id)
+
+    def fingerprint(self, dataset_id: str) -> str:
+        """The hash of a dataset's content: `sha256:` and 64 hex digits.
+
+        The same for the same files, whenever and wherever they were laid. It is read anew only
+        where a file changed since, or where the root cannot be written to.
+
+        Raises:
+            DatasetError: it is missing, cannot be read, changes meanwhile, or is not any more
+                what `add` recorded.
+        """
+        with naming(dataset_id):
+            return self._fingerprint(dataset_id, self.path(dataset_id))[0]
 
     def describe(self, dataset_id: str) -> dict[str, Any]:
         """What a dataset holds, as JSON can carry it.
 
         Returns:
-            `dataset_id`, `layout` ("arrow", "parquet", "csv", "npz"), `splits` (name -> rows),
-            `columns` (name -> `datatype` and the `shape` of one row), `size_bytes` on disk.
+            `dataset_id`, `layout` ("arrow", "parquet", "csv", "npz", "images"), `dataset_hash`,
+            `splits` (name -> rows), `columns` (name -> `datatype` and the `shape` of one row),
+            `size_bytes` on disk.
 
         Raises:
             DatasetError: it is missing or cannot be read.
         """
         place = self.path(dataset_id)
-        splits = self._splits(dataset_id)
-        files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]
+        with naming(dataset_id):
+            dataset_hash, stamp = self._fingerprint(dataset_id, place)
+            noted = self._notes.read(dataset_id, stamp)
+            found = noted.get("described") or self._look(dataset_id)
+            if noted:
+                self._notes.write(dataset_id, stamp, {"described": found})
+        files = content_files(place, self.root).values()
         return {
             "dataset_id": dataset_id,
-            "layout": _layout(place),
-            "splits": {name: len(rows) for name, rows in splits.items()},
-            "columns": _tables().summary(next(iter(splits.values()))),
+            "layout": layout_of(place),
+            "dataset_hash": dataset_hash,
+            **found,
             "size_bytes": sum(file.stat().st_size for file in files),
         }
 
     def add(
-        self, dataset_id: str, source: Path | Mapping[str, Mapping[str, Array]]
+        self,
+        dataset_id: str,
+        source: Path | Mapping[str, Mapping[str, Array]],
+        *,
+        image_size: tuple[int, int] | None = None,
     ) -> dict[str, Any]:
         """Store a dataset as an arrow folder; it appears whole, under a name that was free.
 
@@ -118,6 +137,7 @@ class DatasetStore:
             source: a parquet, csv or npz file; or a folder in one of the layouts above; or for
                 each split ("train", and perhaps "validation") a numpy array for each column,
                 rows first.
+            image_size: width and height to which the images of a folder are resized.
 
         Returns:
             What `describe` says of it.
@@ -129,16 +149,21 @@ class DatasetStore:
         taken = [self.root / f"{dataset_id}{ending}" for ending in ("", *ENDINGS)]
         if any(place.exists() for place in taken):
             raise self._taken(dataset_id)
-        tables = _tables()
+        reading = load_room("reading")
         if isinstance(source, Path):
-            splits = _read_splits(source)
+            sources = reading.open_place(source, source, image_size)
         else:
-            splits = {name: tables.from_arrays(columns) for name, columns in source.items()}
-        _check_splits(dataset_id, splits)
+            sources = reading.of_arrays(source)
+        reading.check(dataset_id, sources)
+        self._remove_abandoned()
         staging = self.root / f".add-{uuid.uuid4().hex[:12]}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            tables.save_arrow(splits, staging)
+            with naming(dataset_id):
+                load_room("arrow_folder").write_folder(sources, staging)
+            dataset_hash = content_hash(content_files(staging, self.root))
+            stored = {"dataset_hash": dataset_hash, **reading.describe(sources)}
+            write_record(staging, stored)
             sync_tree(staging)
             if not rename(staging, self.root / dataset_id):
                 raise self._taken(dataset_id)
@@ -168,30 +193,65 @@ class DatasetStore:
         Raises:
             DatasetError: it is missing, unreadable or empty, or its splits differ in columns.
         """
-        splits = self._splits(dataset_id)
+        splits = self.splits(dataset_id)
         train = splits["train"] if "train" in splits else next(iter(splits.values()))
         held = next((splits[name] for name in _VALIDATION if name in splits), None)
         if held is not None:
             return Splits(train, held)
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(train))
-        count = max(1, round(len(train) * validation_fraction))
-        if len(train) <= count:
-            raise DatasetError(
-                f"dataset {dataset_id!r} has {len(train)} rows, too few to hold any back"
-            )
-        held_back = _spread(order, count, classes(train), rng)
-        kept = order[~np.isin(order, held_back)]
+        with naming(dataset_id):
+            kept, held_back = split_rows(len(train), seed, validation_fraction, classes(train))
         # In memory, as `datasets` would write the order beside the data.
         return Splits(
             train.select(kept, keep_in_memory=True),
             train.select(held_back, keep_in_memory=True),
         )
 
-    def _splits(self, dataset_id: str) -> "dict[str, datasets.Dataset]":
-        splits = _read_splits(self.path(dataset_id))
-        _check_splits(dataset_id, splits)
-        return splits
+    def _fingerprint(self, dataset_id: str, place: Path) -> tuple[str, str]:
+        """The content's hash, and the stamp of the files that it was made of."""
+        files = content_files(place, self.root)
+        stamp, settled = stamp_of(files)
+        found = self._notes.read(dataset_id, stamp).get("dataset_hash")
+        if found is None:
+            found = content_hash(files)
+            if stamp_of(files)[0] != stamp:
+                raise DatasetError("it changed while it was read; try again when it is complete")
+            if settled:
+                self._notes.write(dataset_id, stamp, {"dataset_hash": found})
+        recorded = recorded_hash(place)
+        if recorded not in {None, found}:
+            raise DatasetError(
+                f"it is not what was added: its content hash is {found}, and `add` recorded "
+                f"{recorded}; add the data anew, under another name"
+            )
+        return found, stamp
+
+    def _look(self, dataset_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = load_room("reading").describe(self._sources(dataset_id))
+        return found
+
+    def splits(self, dataset_id: str) -> "dict[str, datasets.Dataset]":
+        """Every split as it lies there.
+
+        Raises:
+            DatasetError: it is missing, unreadable or empty, its splits differ in columns, or it
+                does not fit into memory and was not stored by `add`.
+        """
+        with naming(dataset_id):
+            return {name: source.read() for name, source in self._sources(dataset_id).items()}
+
+    def _sources(self, dataset_id: str) -> "dict[str, Source]":
+        reading = load_room("reading")
+        sources: dict[str, Source] = reading.open_place(self.path(dataset_id), self.root)
+        reading.check(dataset_id, sources)
+        return sources
+
+    def _remove_abandoned(self) -> None:
+        """Remove what an `add` left that was killed."""
+        for folder in self.root.glob(".add-*"):
+            with suppress(OSError):  # somebody else removed it, or renamed it
+                newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+                if time.time() - newest > _ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _taken(self, dataset_id: str) -> DatasetError:
         return DatasetError(
@@ -200,76 +260,25 @@ class DatasetStore:
         )
 
 
-def _spread(order: Array, count: int, classes: Array | None, rng: np.random.Generator) -> Array:
-    """`count` of the row numbers in `order`, each class in its share, and none of them whole."""
-    if classes is None or classes.ndim > 1:
-        return order[:count]
-    by_class = order[np.argsort(classes[order], kind="stable")]
-    sorted_classes = classes[by_class]
-    second = np.append(False, sorted_classes[1:] == sorted_classes[:-1])
-    spare = by_class[second]  # the first row of each class stays: train must know every class
-    if len(spare) < count:
-        return order[:count]
-    picked: Array = spare[((np.arange(count) + 0.5) * len(spare) / count).astype(int)]
-    return rng.permutation(picked)
+def load_room(name: str) -> ModuleType:
+    """Import a module of this folder that needs the `train` extra, as late as it is needed.
 
-
-def _tables() -> ModuleType:
-    # Late, as the command line and the workers import this module without the `train` extra.
+    Raises:
+        DatasetError: the extra is not installed.
+    """
     try:
-        from bridge.training import tables  # noqa: PLC0415
+        return importlib.import_module(f"bridge.training.{name}")
     except ModuleNotFoundError as error:
         raise DatasetError(
             f"{error.name} is not installed: pip install 'taskiq-triton-bridge[train]'"
         ) from error
-    return tables
 
 
-def _is_dataset(place: Path) -> bool:
-    return place.is_file() if place.suffix in ENDINGS else bool(place.is_dir() and _files(place))
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files that make a folder a dataset; none if it is something else."""
-    arrow = [folder / name for name in _ARROW_FILES if (folder / name).is_file()]
-    return arrow or sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
-
-
-def _layout(place: Path) -> str:
-    file = place if place.is_file() else _files(place)[0]
-    return "arrow" if file.name in _ARROW_FILES else file.suffix[1:]
-
-
-def _read_splits(place: Path) -> "dict[str, datasets.Dataset]":
-    tables = _tables()
-    if place.is_file() and place.suffix in ENDINGS:
-        return {"train": tables.read_file(place)}
-    files = _files(place) if place.is_dir() else []
-    if not files:
-        raise DatasetError(
-            f"{place} is neither a .parquet, .csv or .npz file, nor a folder of train.parquet "
-            f"(.csv, .npz), nor one that `datasets` saved"
-        )
-    if files[0].name in _ARROW_FILES:
-        opened: dict[str, datasets.Dataset] = tables.open_arrow(place)
-        return opened
-    if len({file.stem for file in files}) < len(files):
-        raise DatasetError(f"{place.name!r} holds one split twice: {[f.name for f in files]}")
-    return {file.stem: tables.read_file(file) for file in files}
-
-
-def _check_splits(dataset_id: str, splits: "dict[str, datasets.Dataset]") -> None:
-    if len(splits) != 1 and "train" not in splits:
-        raise DatasetError(
-            f"dataset {dataset_id!r} has splits {sorted(splits)}, but none is called 'train'"
-        )
-    columns = None
-    for name, rows in splits.items():
-        if not rows.column_names or not len(rows):
-            raise DatasetError(f"dataset {dataset_id!r} is empty: split {name!r} has no rows")
-        if columns is not None and set(rows.column_names) != columns:
-            raise DatasetError(
-                f"dataset {dataset_id!r}: split {name!r} has columns {sorted(rows.column_names)}, "
-                f"another has {sorted(columns)}"
-            )
-        columns = set(rows.column_names)
+@contextmanager
+def naming(dataset_id: str) -> Iterator[None]:
+    """Have a `DatasetError` tell of which dataset it is."""
+    try:
+        yield
+    except DatasetError as error:
+        told = f"dataset {dataset_id!r}"
+        raise error if told in str(error) else DatasetError(f"{told}: {error}") from error

@@ -15,6 +15,7 @@ from bridge.tensors import Array
 from bridge.training import tables
 from bridge.training.datasets import Splits
 from bridge.training.request import TARGETS, ModelConfig, Task
+from bridge.training.streams import Inputs, inputs_of, not_finite
 
 _FEWEST_ROWS = 10
 
@@ -23,8 +24,8 @@ _FEWEST_ROWS = 10
 class Rows:
     """One split."""
 
-    inputs: Array
-    """float32 [rows, *input_shape]."""
+    inputs: Inputs
+    """float32 [rows, *input_shape]; in memory, or read when they are asked for."""
     targets: Array
     """Classification: int64 [rows], class numbers. Regression: float32 [rows, outputs]."""
 
@@ -76,7 +77,7 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
         raise DatasetError(
             f"{len(splits.train)} rows to train on are too few; at least {_FEWEST_ROWS} are needed"
         )
-    inputs = [_inputs(split, columns) for split in (splits.train, splits.validation)]
+    inputs = [inputs_of(split, columns) for split in (splits.train, splits.validation)]
     if inputs[0].shape[1:] != inputs[1].shape[1:]:
         raise DatasetError(
             f"rows of {columns} have shape {list(inputs[0].shape[1:])} in train and "
@@ -124,33 +125,14 @@ def _target(names: list[str], model: ModelConfig) -> str:
     return found[0]
 
 
-def _inputs(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
-    parts = [_numbers(name, tables.column_array(split, name)) for name in columns]
-    if len(parts) == 1:
-        return parts[0] if parts[0].ndim > 1 else parts[0][:, None]
-    for name, part in zip(columns, parts, strict=True):
-        if part.ndim > 2:  # noqa: PLR2004  (rows, values)
-            raise DatasetError(
-                f"column {name!r} has rows of shape {list(part.shape[1:])}, which cannot be laid "
-                f"beside other columns: name it alone as model_config.input"
-            )
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-
-
 def _numbers(name: str, column: Array) -> Array:
     if column.dtype.kind == "O":
-        raise DatasetError(
-            f"column {name!r} holds text, not numbers; name the columns to learn from in "
-            f"model_config.inputs, or turn the text into numbers"
-        )
+        raise DatasetError(f"column {name!r} holds text, not numbers; turn the text into numbers")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, found below
         numbers = column.astype(np.float32)
     bad = ~np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
     if bad.any():
-        raise DatasetError(
-            f"column {name!r} has NaN, infinite or too large values in {int(bad.sum())} of "
-            f"{len(bad)} rows (first in row {int(bad.argmax())} of its split); clean it before"
-        )
+        raise not_finite(name, int(bad.sum()), len(bad), int(bad.argmax()))
     return numbers
 
 
@@ -172,8 +154,9 @@ def _classes(
             )
     known = np.unique(raw[0])
     if len(known) < 2:  # noqa: PLR2004
+        only = _shown(known.tolist()[0], names)
         raise DatasetError(
-            f"target {target!r} has only the class {known[0]!r} in train; at least two are needed"
+            f"target {target!r} has only the class {only} in train; at least two are needed"
         )
     if len(known) > len(raw[0]) // 2:
         raise DatasetError(
@@ -182,10 +165,9 @@ def _classes(
         )
     strange = np.setdiff1d(raw[1], known)
     if len(strange):
-        raise DatasetError(
-            f"target {target!r}: validation has classes that train has not: {strange[:5].tolist()}"
-        )
-    labels = tuple(_label(value, names) for value in known.tolist())
+        shown = ", ".join(_shown(value, names) for value in strange[:5].tolist())
+        raise DatasetError(f"target {target!r}: validation has classes that train has not: {shown}")
+    labels = tuple(tables.class_label(value, names) for value in known.tolist())
     for label in labels:
         if not label or not label.isprintable():
             raise DatasetError(
@@ -194,9 +176,5 @@ def _classes(
     return [np.searchsorted(known, column).astype(np.int64) for column in raw], labels
 
 
-def _label(value: object, names: list[str] | None) -> str:
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    if isinstance(value, float):
-        return str(int(value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(value: object, names: list[str] | None) -> str:
+    return repr(value if names is None else tables.class_label(value, names))

@@ -16,6 +16,7 @@ from bridge.training.feed import Feed, batches_an_epoch
 from bridge.training.learner import Learner
 from bridge.training.request import Hyperparameters
 from bridge.training.slicer import Slicer, Slices
+from bridge.training.streams import Inputs
 from bridge.training.watcher import Progress, Watcher
 
 _JUDGING_ROWS = 1024
@@ -97,16 +98,16 @@ def _train(
     }
 
 
-def answers(network: Network, inputs: torch.Tensor) -> Iterator[torch.Tensor]:
+def answers(network: Network, inputs: Inputs) -> Iterator[torch.Tensor]:
     """What callers will get for raw rows, a piece at a time."""
     with torch.inference_mode():
-        for piece in torch.split(inputs, _JUDGING_ROWS):
-            yield network.answer(piece)
+        for start in range(0, len(inputs), _JUDGING_ROWS):
+            yield network.answer(torch.from_numpy(inputs[start : start + _JUDGING_ROWS]))
 
 
 def _judge(network: Network, examples: Examples) -> dict[str, float]:
     """Metrics of what callers will get, on the validation rows."""
-    found = torch.cat(list(answers(network, torch.from_numpy(examples.validation.inputs))))
+    found = torch.cat(list(answers(network, examples.validation.inputs)))
     wanted = torch.from_numpy(examples.validation.targets)
     if network.classifies:
         picked = found.gather(1, wanted[:, None]).clamp_min(torch.finfo(found.dtype).tiny)

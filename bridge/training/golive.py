@@ -220,6 +220,7 @@ class GoLive:
             "parity": card["parity"],
             **card["signature"],
             "dataset_id": card["dataset_id"],
+            "dataset_hash": card.get("dataset_hash"),  # None in cards of older versions
             "duration_s": card["duration_s"],
             "slices": card.get("slices", 1),
         }

@@ -8,16 +8,16 @@ from typing import Any
 
 import lightning
 import numpy as np
-import torch
 
 from bridge.errors import DatasetError
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
-from bridge.training.examples import Examples, classes_of, prepare
+from bridge.training.examples import Examples
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
+from bridge.training.opening import open_examples
 from bridge.training.request import Hyperparameters, TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
 
@@ -58,23 +58,20 @@ def work(
     request = TrainingRequest.model_validate(job["request"])
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))
-    splits = store.load(
-        request.dataset_id,
-        seed=parameters.seed,
-        validation_fraction=parameters.validation_fraction,
-        classes=lambda rows: classes_of(rows, request.model),
-    )
-    try:
-        examples = prepare(splits, request.model)
-    except DatasetError as error:
-        raise DatasetError(f"dataset {request.dataset_id!r}: {error}") from error
+    dataset_hash = store.fingerprint(request.dataset_id)
+    if job["dataset_hash"] not in {None, dataset_hash}:
+        raise DatasetError(
+            f"dataset {request.dataset_id!r} has changed since the training began; add what is new "
+            f"as another dataset, and train on that"
+        )
+    examples = open_examples(store, request.dataset_id, request.model, parameters)
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples)
     report("plan", {"signature": signature.to_json()})
 
     slices = Slices(
         folder=folder,
-        saved=lambda facts: report("checkpoint", facts),
+        saved=lambda facts: report("checkpoint", {**facts, "dataset_hash": dataset_hash}),
         stop=stop,
         resume=Path(job["resume"]) if job["resume"] else None,
         **{name: job[name] for name in ("length_s", "checkpoint_every_s", "limit_s", "finished")},
@@ -98,6 +95,7 @@ def work(
         {
             "metrics": metrics,
             "parity": parity,
+            "dataset_hash": dataset_hash,
             "columns": list(examples.columns),
             "target": examples.target,
             "task": examples.task,
@@ -131,8 +129,8 @@ def _network(request: TrainingRequest, examples: Examples) -> architectures.Netw
         examples.input_shape,
         examples.outputs,
     )
-    values = None if examples.labels else torch.from_numpy(examples.train.targets)
-    return architectures.Network(inner, torch.from_numpy(examples.train.inputs), values)
+    values = None if examples.labels else examples.train.targets
+    return architectures.Network(inner, examples.train.inputs, values)
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
 _SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
-_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished")
+_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished", "dataset_hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Outcome:
 
     plan: Plan
     result: dict[str, Any]
-    """`metrics`, `parity`, `columns`, `target`, `task`, `rows`, `hyperparameters` (as used),
-    `training_s`, `libraries`."""
+    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
+    (as used), `training_s`, `libraries`."""
 
 
 @contextmanager
@@ -112,6 +112,8 @@ class Piece:
     """A checkpoint to go on from."""
     finished: bool = False
     """It is that of a trained network."""
+    dataset_hash: str | None = None
+    """What the data were when that was saved; other data are refused."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it saves and ends at once."""
 

@@ -92,7 +92,8 @@ class Training:
         Returns:
             None: it goes on from its checkpoint, in another turn. Else `model_name`,
             `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`, `max_batch_size`,
-            `labels`, `dataset_id`, `duration_s`, `slices`.
+            `labels`, `dataset_id`, `dataset_hash`, `duration_s`,
+            `slices`.
 
         Raises:
             TrainingError: the data, the training, the export or the publishing failed; what was
@@ -147,6 +148,7 @@ class Training:
             memory_bytes=self._settings.bridge_training_memory_bytes,
             resume=start.path if start else None,
             finished=bool(start and start.facts.get("finished")),
+            dataset_hash=start.facts.get("dataset_hash") if start else None,
             stop=turn.stop,
         )
         listeners = Listeners(self._live.check, progress, checkpoint)

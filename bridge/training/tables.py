@@ -1,14 +1,12 @@
-"""Files and arrow tables: everything that pyarrow and Hugging Face `datasets` do for us.
+"""Arrow tables to numpy and back: what pyarrow and Hugging Face `datasets` do for us.
 
-Enters: paths that `datasets.DatasetStore` has found to be inside its root, and columns. Leaves:
-`datasets.Dataset` objects and numpy arrays. Files are read by pyarrow itself, not by the
-builders of `datasets`, so nothing is downloaded, cached or run.
+Enters: folders that `datasets.DatasetStore` has found to be inside its root, and columns. Leaves:
+`datasets.Dataset` objects and numpy arrays. This module loads both libraries.
 """
 
 import os
 import tempfile
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +21,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
 from bridge.errors import DatasetError
 from bridge.tensors import Array
 
 datasets.disable_progress_bars()
-
-Columns = Mapping[str, Array]
-"""Column name -> numpy array; the first dimension counts the rows."""
-
-
-def read_file(path: Path) -> datasets.Dataset:
-    """Read a parquet, csv (with a header line) or npz file (one array for each column).
-
-    Raises:
-        DatasetError: the file does not hold what its ending says.
-    """
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return from_arrays({name: arrays[name] for name in arrays.files})
-        if path.suffix == ".csv":
-            return _dataset(pyarrow.csv.read_csv(path))
-        # A ParquetFile, as read_table would also look for partitions in the folders' names.
-        with pyarrow.parquet.ParquetFile(path) as file:
-            return _dataset(file.read())
-    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DatasetError(f"cannot read {path.name} as {path.suffix[1:]}: {reason[0]}") from error
-
-
-def from_arrays(columns: Columns) -> datasets.Dataset:
-    """Make a dataset of numpy arrays, whose rows may have any rank.
-
-    Raises:
-        DatasetError: no columns, columns of different length, or arrays of objects.
-    """
-    rows = {name: len(array) if array.ndim else None for name, array in columns.items()}
-    if not rows or None in rows.values() or len(set(rows.values())) > 1:
-        raise DatasetError(f"every column must have the same number of rows, got {rows}")
-    return _dataset(pa.table({name: _to_arrow(name, array) for name, array in columns.items()}))
 
 
 def open_arrow(folder: Path) -> dict[str, datasets.Dataset]:
@@ -80,22 +41,16 @@ def open_arrow(folder: Path) -> dict[str, datasets.Dataset]:
     return dict(opened) if isinstance(opened, datasets.DatasetDict) else {"train": opened}
 
 
-def save_arrow(splits: Mapping[str, datasets.Dataset], folder: Path) -> None:
-    """Write splits as one arrow folder that `open_arrow` reads."""
-    datasets.DatasetDict(splits).save_to_disk(str(folder))
-
-
-def summary(dataset: datasets.Dataset) -> dict[str, dict[str, Any]]:
+def summary(table: pa.Table) -> dict[str, dict[str, Any]]:
     """For each column its element type and the shape of its first row."""
-    first = dataset.with_format("arrow")[:1]
     described = {}
-    for name in dataset.column_names:
-        values, shape = first[name].combine_chunks(), list[int]()
-        while (inner := _inner(values)) is not None:
+    for name in table.column_names:
+        values, shape = table[name][:1].combine_chunks(), list[int]()
+        while (inside := inner(values)) is not None:
             if not isinstance(values, pa.ExtensionArray):
-                shape.append(len(inner))
-                inner = inner[:1]
-            values = inner
+                shape.append(len(inside))
+                inside = inside[:1]
+            values = inside
         described[name] = {"datatype": str(values.type), "shape": shape}
     return described
 
@@ -107,17 +62,50 @@ def column_array(dataset: datasets.Dataset, name: str) -> Array:
         DatasetError: there is no such column, or its rows differ in shape, or values are missing,
             or they are neither numbers, booleans nor text.
     """
+    check_column(dataset, name)
+    table, rows = parts_of(dataset)
+    parts = [to_numpy(name, chunk) for chunk in table[name].chunks if len(chunk)]
+    if not parts:
+        raise DatasetError(f"column {name!r} has no rows")
+    check_shapes(name, [part.shape[1:] for part in parts])
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if rows is None else whole[rows]
+
+
+def check_column(dataset: datasets.Dataset, name: str) -> None:
+    """It must be there, and have a value in each row.
+
+    Raises:
+        DatasetError: it is not, or has not.
+    """
     if name not in dataset.column_names:
         raise DatasetError(
             f"there is no column {name!r}; there are {', '.join(map(repr, dataset.column_names))}"
         )
-    chunks = dataset.with_format("arrow")[:][name].chunks
-    parts = [_to_numpy(name, chunk) for chunk in chunks if len(chunk)]
-    if not parts:
-        raise DatasetError(f"column {name!r} has no rows")
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise _ragged(name, [part.shape[1:] for part in parts])
-    return np.concatenate(parts)
+    missing = parts_of(dataset)[0][name].null_count
+    if missing:
+        raise DatasetError(f"column {name!r} has {missing} missing values")
+
+
+def parts_of(dataset: datasets.Dataset) -> tuple[pa.Table, Array | None]:
+    """The table beneath a dataset, and the numbers of its rows that were selected; None: all.
+
+    Going through `datasets` copies every row that it is asked for.
+    """
+    picked = dataset._indices  # noqa: SLF001  (there is no public way to them)
+    rows = None if picked is None else picked.column(0).to_numpy().astype(np.int64)
+    return dataset.data.table, rows
+
+
+def check_shapes(name: str, shapes: Iterable[tuple[int, ...]]) -> None:
+    """All rows must have one shape.
+
+    Raises:
+        DatasetError: they have not.
+    """
+    different = sorted({str(list(shape)) for shape in shapes})
+    if len(different) > 1:
+        raise _ragged(name, different)
 
 
 def class_names(dataset: datasets.Dataset, name: str) -> list[str] | None:
@@ -126,12 +114,31 @@ def class_names(dataset: datasets.Dataset, name: str) -> list[str] | None:
     return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
 
-def _dataset(table: pa.Table) -> datasets.Dataset:
+def class_label(value: object, names: list[str] | None) -> str:
+    """How a class is called in a model's answers; `names` are those of a `ClassLabel`."""
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    if isinstance(value, float):
+        return str(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def dataset(table: pa.Table, features: datasets.Features) -> datasets.Dataset:
+    """Rows in memory."""
     # A fingerprint is the key of a cache that is not used here; making one would pickle the table.
-    return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=uuid.uuid4().hex)
+    return datasets.Dataset(
+        datasets.table.InMemoryTable(table),
+        info=datasets.DatasetInfo(features=features),
+        fingerprint="unused",
+    )
 
 
-def _to_arrow(name: str, array: Array) -> pa.Array:
+def to_arrow(name: str, array: Array) -> pa.Array:
+    """An array, rows first, as a column whose rows may have any rank.
+
+    Raises:
+        DatasetError: it holds neither numbers, booleans nor one text for each row.
+    """
     if array.dtype.kind == "U" and array.ndim == 1:
         return pa.array(array.tolist(), pa.string())
     if array.dtype.kind not in "biuf":
@@ -145,33 +152,42 @@ def _to_arrow(name: str, array: Array) -> pa.Array:
     return values
 
 
-def _to_numpy(name: str, values: pa.Array) -> Array:
+def to_numpy(name: str, values: pa.Array) -> Array:
+    """A column's piece as [rows, ...], without a copy where arrow holds plain numbers.
+
+    Raises:
+        DatasetError: as `column_array`.
+    """
     shape = [len(values)]
     while True:
         if values.null_count:
             raise DatasetError(f"column {name!r} has {values.null_count} missing values")
-        inner = _inner(values)
-        if inner is None:
+        inside = inner(values)
+        if inside is None:
             break
         if not isinstance(values, pa.ExtensionArray):
             sizes = pc.unique(pc.list_value_length(values)).to_pylist()
             if len(sizes) > 1:
                 raise _ragged(name, sizes)
             shape.append(sizes[0])
-        values = inner
+        values = inside
     kind = values.type
     if pa.types.is_dictionary(kind):
         values = values.dictionary_decode()
         kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array([*values.to_pylist(), None], dtype=object)[:-1].reshape(shape)
+        # One object for each different text, however many rows have it.
+        encoded = values.dictionary_encode()
+        texts = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+        spread: Array = texts[encoded.indices.to_numpy()]
+        return spread.reshape(shape)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DatasetError(f"column {name!r} holds {kind}; expected numbers, booleans or text")
     array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
     return array
 
 
-def _inner(values: pa.Array) -> pa.Array | None:
+def inner(values: pa.Array) -> pa.Array | None:
     """What lies one level inside a list or extension array; None for plain values."""
     kind = values.type
     if isinstance(values, pa.ExtensionArray):

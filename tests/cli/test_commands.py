@@ -159,6 +159,10 @@ def test_datasets(stack, iris):
     assert row["splits"] == {"train": 80}
     shown = json.loads(stack.run("datasets", "show", "iris", "--json").stdout)
     assert shown == row
+    assert iris["dataset_hash"] == row["dataset_hash"]
+    checked = stack.run("datasets", "validate", "iris", "--target", "species", "--json")
+    assert json.loads(checked.stdout)["labels"] == ["a", "b"]
+    assert stack.run("datasets", "validate", "iris").returncode == 1
     assert "exists already" in sentence(stack.run("datasets", "add", "iris", "iris.csv"))
     assert "there is no dataset" in sentence(stack.run("datasets", "show", "nowhere"))
 

@@ -6,7 +6,10 @@ from typer.testing import CliRunner
 from bridge import __version__
 from bridge.cli.app import app
 
-GROUPS = {"datasets": ("list", "show", "add"), "dlq": ("list", "show", "replay", "purge")}
+GROUPS = {
+    "datasets": ("list", "show", "add", "validate"),
+    "dlq": ("list", "show", "replay", "purge"),
+}
 COMMANDS = [
     "demo",
     "up",

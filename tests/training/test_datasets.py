@@ -47,6 +47,7 @@ def good_rows(count=ROWS):
 def test_add_describe_list_load(store):
     added = store.add("d", {"train": {"x": X, "target": Y}})
     size = added.pop("size_bytes")
+    assert added.pop("dataset_hash") == store.fingerprint("d")
     assert size > X.nbytes
     assert added == {
         "dataset_id": "d",
@@ -63,7 +64,7 @@ def test_add_describe_list_load(store):
     made = examples(store)
     both = np.concatenate([made.train.inputs, made.validation.inputs])
     assert sorted(both.tolist()) == sorted(X.tolist())
-    assert sorted(path.name for path in store.root.iterdir()) == ["d"]
+    assert [path.name for path in store.root.glob("[!.]*")] == ["d"]
 
 
 def test_the_split_follows_the_seed(store):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bridge.errors import TrainingFailedError
+from bridge.training.datasets import DatasetStore
 from bridge.training.process import Listeners, Piece, train_in_process, work_folder
 from bridge.training.request import parse_request
 
@@ -64,13 +65,14 @@ async def test_progress_tells_what_a_caller_wants_to_know(trained):
     assert last["time_left_s"] == 0
 
 
-async def test_outcome_has_metrics_parity_and_versions(trained):
+async def test_outcome_has_metrics_parity_and_versions(trained, dataset_root):
     result = trained.outcome.result
     assert result["metrics"]["epochs"] == 2
     assert result["rows"] == {"train": 240, "validation": 60}
     assert result["parity"]["batch_sizes"] == [1, 2, 7, 32]
     assert result["parity"]["max_abs_difference"] <= result["parity"]["tolerance"] == 1e-4
     assert result["parity"]["class_agreement"] == 1.0
+    assert result["dataset_hash"] == DatasetStore(dataset_root).fingerprint("few")
     assert result["libraries"]["torch"].startswith("2.")
     assert str(trained.outcome.plan.signature).startswith(
         "(image FP32[-1, 8, 8]) -> (probabilities FP32[-1, 10]), max_batch_size 64"

@@ -37,7 +37,7 @@ def run(examples, parameters, folder, stops=()):
     for stop in (*stops, None):
         lightning.seed_everything(parameters.seed, verbose=False)
         inner = architectures.build("cnn", {}, examples.input_shape, examples.outputs)
-        network = Network(inner, torch.from_numpy(examples.train.inputs), None)
+        network = Network(inner, examples.train.inputs, None)
         saved, asked = [], iter(range(1, 10_000))
         slices = Slices(
             folder=folder,
@@ -77,7 +77,7 @@ def test_a_trained_network_is_not_trained_again(examples, tmp_path):
     weights, metrics = run(examples, parameters, tmp_path)
     network = Network(
         architectures.build("cnn", {}, examples.input_shape, examples.outputs),
-        torch.from_numpy(examples.train.inputs),
+        examples.train.inputs,
         None,
     )
     slices = Slices(

@@ -49,6 +49,7 @@ async def test_a_trained_model_goes_live(settings, fake_triton, repository, trai
     assert result["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
     assert result["labels"] == [str(digit) for digit in range(10)]
     assert result["dataset_id"] == "few"
+    assert result["dataset_hash"] == trained.outcome.result["dataset_hash"]
     assert result["duration_s"] > 0
     assert progress[-1] == {"stage": "publishing"}
     # Asked under the candidate's name first, twice (one row, several), then under its own.
@@ -64,6 +65,7 @@ async def test_a_trained_model_goes_live(settings, fake_triton, repository, trai
     assert nothing_left(settings)
     card = repository.card("few", 1)
     assert card["task_id"] == "t"
+    assert card["dataset_hash"] == trained.outcome.result["dataset_hash"]
     assert card["model"]["architecture"] == "cnn"
     # What the training process says that it used: it chose the batch size.
     assert card["hyperparameters"] == trained.outcome.result["hyperparameters"]

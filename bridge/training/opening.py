@@ -1,0 +1,83 @@
+"""A dataset's way to `Examples`: what the training process does first, and `validate` alone.
+
+Enters: a store, a dataset's id and what was asked for. Leaves: checked rows; or a report of the
+data and of every problem found in it. No torch.
+"""
+
+from typing import Any
+
+from bridge.errors import DatasetError, InvalidNameError
+from bridge.training.datasets import DatasetStore, naming
+from bridge.training.examples import Examples, classes_of, prepare
+from bridge.training.request import Hyperparameters, ModelConfig
+from bridge.training.survey import survey
+
+
+def open_examples(
+    store: DatasetStore, dataset_id: str, model: ModelConfig, parameters: Hyperparameters
+) -> Examples:
+    """Read, split and check the rows of a dataset.
+
+    Raises:
+        DatasetError: they cannot be trained on; tells the dataset, the column and what to do.
+        InvalidNameError: an input column's name cannot be a model input's.
+    """
+    splits = store.load(
+        dataset_id,
+        seed=parameters.seed,
+        validation_fraction=parameters.validation_fraction,
+        classes=lambda rows: classes_of(rows, model),
+    )
+    with naming(dataset_id):
+        return prepare(splits, model)
+
+
+def validate(
+    store: DatasetStore, dataset_id: str, model: ModelConfig, parameters: Hyperparameters
+) -> dict[str, Any]:
+    """Make every check that a training would make of the data.
+
+    Returns:
+        `dataset_id`, `usable`, `problems` (sentences); as far as it can be read `layout`,
+        `dataset_hash`, `splits`, `size_bytes`, and `columns` as `survey.survey` has them; if it is
+        usable `target`, `task`, `labels`, `inputs` (columns), `input_shape` and `rows`.
+    """
+    report: dict[str, Any] = {"dataset_id": dataset_id, "usable": False, "problems": []}
+    try:
+        report |= store.describe(dataset_id)
+        report["columns"] = survey(store.splits(dataset_id))
+        examples = open_examples(store, dataset_id, model, parameters)
+    except (DatasetError, InvalidNameError) as error:
+        report["problems"].append(str(error))
+        report["problems"] += _further(report.get("columns", {}), model, str(error))
+        return report
+    return report | {
+        "usable": True,
+        "target": examples.target,
+        "task": examples.task,
+        "labels": list(examples.labels),
+        "inputs": list(examples.columns),
+        "input_shape": list(examples.input_shape),
+        "rows": {
+            "train": len(examples.train.inputs),
+            "validation": len(examples.validation.inputs),
+        },
+    }
+
+
+def _further(columns: dict[str, Any], model: ModelConfig, told: str) -> list[str]:
+    """What is wrong with the columns that the first problem does not name."""
+    found = []
+    for name in model.columns or columns:
+        column = columns.get(name)
+        if column is None or "missing" not in column or repr(name) in told:
+            continue
+        if column["missing"]:
+            found.append(f"column {name!r} has {column['missing']} missing values")
+        if column["not_finite"]:
+            found.append(
+                f"column {name!r} has {column['not_finite']} values that are NaN or infinite"
+            )
+        if column["ragged"]:
+            found.append(f"column {name!r} is ragged: its rows differ in shape")
+    return found
