@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bridge.errors import BridgeError, DatasetError, InvalidTrainingRequestError
-from bridge.training.request import architectures, parse_options
+from bridge.training.request import Task, architectures, parse_options
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -189,7 +189,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.inner = inner
-        self.classifies = values is None
+        self.task: Task = "classification" if values is None else "regression"
         kept = 1 if inputs.ndim in (2, 4) else None  # a number's or a channel's own axis
         axes = [axis for axis in range(inputs.ndim) if axis != kept]
         self._learn("input", inputs, axes)
@@ -201,14 +201,16 @@ class Network(nn.Module):
         outputs: torch.Tensor = self.inner((rows - self.input_mean) / self.input_scale)
         return outputs
 
-    def normalised(self, values: torch.Tensor) -> torch.Tensor:
-        """Raw targets of a regression as `forward` should give them."""
-        return (values - self.value_mean) / self.value_scale
+    def wanted(self, targets: torch.Tensor) -> torch.Tensor:
+        """What `forward` should give for raw targets: class numbers, or normalised values."""
+        if self.task == "classification":
+            return targets
+        return (targets - self.value_mean) / self.value_scale
 
     def answer(self, rows: torch.Tensor) -> torch.Tensor:
         """Probabilities of classes, or values in the target's own unit; [batch, outputs]."""
         outputs = self(rows)
-        if self.classifies:
+        if self.task == "classification":
             return torch.softmax(outputs, dim=1)
         result: torch.Tensor = outputs * self.value_scale + self.value_mean
         return result

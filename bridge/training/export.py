@@ -98,7 +98,9 @@ def compare(
         "max_abs_difference": worst,
         "tolerance": tolerance,
     }
-    return parity | ({"class_agreement": agreement} if network.classifies else {}), wanted
+    return parity | (
+        {"class_agreement": agreement} if network.task == "classification" else {}
+    ), wanted
 
 
 def tolerance_for(answers: Array) -> float:

@@ -15,12 +15,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from bridge.errors import TrainingFailedError
+from bridge.errors import InvalidTrainingRequestError, TrainingFailedError
 from bridge.training.architectures import Network
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
+from bridge.training.hyperparameters import Hyperparameters, Precision
+from bridge.training.judging import PROGRESS, judge
 from bridge.training.learner import Learner
-from bridge.training.request import Hyperparameters
+from bridge.training.losses import make_loss
 
 Progress = dict[str, Any]
 
@@ -51,16 +53,22 @@ def fit(
 
     Raises:
         TrainingFailedError: the loss became NaN or infinite.
+        InvalidTrainingRequestError: the hyperparameters do not suit the data or this machine.
     """
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
     rows = len(examples.train.inputs)
     size = parameters.batch_size_for(rows)
-    module = Learner(network, parameters, steps=batches_an_epoch(rows, size) * parameters.epochs)
+    steps = math.ceil(batches_an_epoch(rows, size) / parameters.accumulate) * parameters.epochs
+    loss = make_loss(network.task, examples.train.targets, examples.labels, parameters)
+    module = Learner(network, parameters, loss, steps)
     watcher = _Watcher(parameters, rows, report)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
         max_epochs=parameters.epochs,
+        precision=_precision(parameters),
+        accumulate_grad_batches=parameters.accumulate,
+        gradient_clip_val=parameters.clip,
         callbacks=[watcher],
         logger=False,
         enable_checkpointing=False,
@@ -77,7 +85,18 @@ def fit(
     if watcher.best is not None:
         network.load_state_dict(watcher.best)
     network.cpu().eval()
-    return {**_judge(network, examples), "epochs": trainer.current_epoch}
+    found = torch.cat(list(answers(network, torch.from_numpy(examples.validation.inputs))))
+    wanted = torch.from_numpy(examples.validation.targets)
+    return {**judge(network.task, found, wanted), "epochs": trainer.current_epoch}
+
+
+def _precision(parameters: Hyperparameters) -> Precision:
+    if parameters.precision == "16-mixed" and not torch.cuda.is_available():
+        raise InvalidTrainingRequestError(
+            'hyperparameters.precision "16-mixed" needs a CUDA GPU, and this training worker has '
+            'none; use "bf16-mixed" or "32"'
+        )
+    return parameters.precision
 
 
 class _Watcher(Callback):
@@ -113,7 +132,7 @@ class _Watcher(Callback):
                 f"the loss is {loss} after epoch {trainer.current_epoch + 1}; lower "
                 f"hyperparameters.learning_rate"
             )
-        self.metric = ("accuracy", right) if module.network.classifies else ("mse", right)
+        self.metric = (PROGRESS[module.network.task], right)
         self._tell(trainer, loss)
         if self.parameters.patience is None:
             return
@@ -148,24 +167,3 @@ def answers(network: Network, inputs: torch.Tensor) -> Iterator[torch.Tensor]:
     with torch.inference_mode():
         for piece in torch.split(inputs, _JUDGING_ROWS):
             yield network.answer(piece)
-
-
-def _judge(network: Network, examples: Examples) -> dict[str, float]:
-    """Metrics of what callers will get, on the validation rows."""
-    found = torch.cat(list(answers(network, torch.from_numpy(examples.validation.inputs))))
-    wanted = torch.from_numpy(examples.validation.targets)
-    if network.classifies:
-        picked = found.gather(1, wanted[:, None]).clamp_min(torch.finfo(found.dtype).tiny)
-        return {
-            "accuracy": float((found.argmax(1) == wanted).float().mean()),
-            "loss": float(-picked.log().mean()),
-        }
-    error = (found - wanted).double()
-    spread = (wanted.double() - wanted.double().mean(0)).square().mean()
-    mean_square = error.square().mean()
-    return {
-        "rmse": float(mean_square.sqrt()),
-        "mae": float(error.abs().mean()),
-        "r2": float(1 - mean_square / spread) if spread > 0 else 0.0,
-        "loss": float(mean_square),
-    }

@@ -18,7 +18,8 @@ from bridge.training.datasets import DatasetStore
 from bridge.training.examples import Examples, classes_of, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
-from bridge.training.request import Hyperparameters, TrainingRequest
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.request import TrainingRequest
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""

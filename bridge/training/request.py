@@ -25,6 +25,7 @@ from bridge.names import check_name
 from bridge.repository import check_model_id
 from bridge.settings import Settings
 from bridge.training.datasets import DatasetStore
+from bridge.training.hyperparameters import Hyperparameters
 
 ARCHITECTURES = "bridge.architectures"
 """Entry-point group; a name in it is what `model_config["architecture"]` may say."""
@@ -38,10 +39,6 @@ Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 # Of what is told: a stranger's fields may be many, and their names long.
 _MOST_PROBLEMS, _MOST_NAME = 20, 64
-
-# Small tables need many steps to learn at all, large ones few enough to end.
-_STEPS_AN_EPOCH = 20
-_SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -82,31 +79,6 @@ class ModelConfig(BaseModel):
     def columns(self) -> list[str] | None:
         """Input columns that the caller named, or None for all but the target."""
         return self.inputs if self.input is None else [self.input]
-
-
-class Hyperparameters(BaseModel):
-    """`hyperparameters`: how it is trained."""
-
-    model_config = _CONFIG
-
-    epochs: int = Field(default=15, ge=1, le=100_000)
-    batch_size: int | None = Field(default=None, ge=1, le=1_048_576)
-    """Rows for each optimizer step; by default 8 to 64, so that an epoch has 20 steps or more."""
-    learning_rate: float = Field(default=2e-3, gt=0, le=10)
-    """Highest rate of the one-cycle schedule."""
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    seed: int = Field(default=0, ge=0, le=2**32 - 1)
-    """Of the weights, the order of rows, and the split where the dataset has none."""
-    validation_fraction: float = Field(default=0.2, gt=0, le=0.5)
-    """Share of rows held back where the dataset has no validation split."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a lower validation loss, and keep the best epoch's
-    weights; by default train for all epochs and keep the last one's."""
-
-    def batch_size_for(self, rows: int) -> int:
-        """Rows for each optimizer step, where there are so many rows to train on."""
-        fitting = min(max(rows // _STEPS_AN_EPOCH, _SMALLEST_BATCH), _LARGEST_BATCH)
-        return fitting if self.batch_size is None else self.batch_size
 
 
 class TrainingRequest(BaseModel):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bridge.errors import DatasetError, InvalidTrainingRequestError
-from bridge.training.request import Hyperparameters, TrainingRequest, architectures, parse_request
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.request import TrainingRequest, architectures, parse_request
 
 CNN = {"architecture": "cnn"}
 
@@ -52,6 +53,15 @@ def test_everything_can_be_said(settings):
         "seed": 2**32 - 1,
         "validation_fraction": 0.5,
         "patience": 3,
+        "accumulate": 2,
+        "optimizer": "sgd",
+        "momentum": 0,
+        "schedule": "cosine",
+        "warmup_fraction": 0.1,
+        "clip": 1,
+        "precision": "bf16-mixed",
+        "class_weights": {"a": 2, "b": 0.5},
+        "label_smoothing": 0.1,
     }
     request = parse_request("digits", model, hyperparameters, settings)
     assert request.model_id == "mine"
@@ -86,7 +96,7 @@ def test_everything_can_be_said(settings):
         (CNN, {"epochs": 0}, "hyperparameters.epochs: must be greater than or equal to 1, got 0"),
         (CNN, {"epochs": 1.5}, "hyperparameters.epochs: must be a valid integer, got 1.5"),
         (CNN, {"epochs": True}, "hyperparameters.epochs: must be a valid integer, got True"),
-        (CNN, {"epoch": 3}, "hyperparameters.epoch: there is no such field; known are batch_size"),
+        (CNN, {"epoch": 3}, "hyperparameters.epoch: there is no such field; known are accumulate"),
         (CNN, {"learning_rate": 0}, "must be greater than 0, got 0"),
         (CNN, {"learning_rate": float("nan")}, "must be a finite number, got nan"),
         (CNN, {"learning_rate": float("inf")}, "must be a finite number, got inf"),
@@ -95,6 +105,18 @@ def test_everything_can_be_said(settings):
         (CNN, {"seed": -1}, "must be greater than or equal to 0, got -1"),
         (CNN, {"seed": 2**32}, "must be less than or equal to 4294967295"),
         (CNN, {"patience": 0}, "must be greater than or equal to 1, got 0"),
+        (CNN, {"accumulate": 0}, "hyperparameters.accumulate: must be greater than or equal to 1"),
+        (CNN, {"optimizer": "lion"}, "hyperparameters.optimizer: must be 'adamw' or 'sgd', got 'l"),
+        (CNN, {"momentum": 0.5}, "'momentum' is of optimizer 'sgd', not of 'adamw'"),
+        (CNN, {"optimizer": "sgd", "momentum": 1}, "momentum: must be less than 1, got 1"),
+        (CNN, {"schedule": "step"}, "schedule: must be 'one_cycle', 'cosine' or 'constant', got"),
+        (CNN, {"warmup_fraction": 1}, "warmup_fraction: must be less than 1, got 1"),
+        (CNN, {"clip": 0}, "hyperparameters.clip: must be greater than 0, got 0"),
+        (CNN, {"precision": 16}, "precision: must be '32', 'bf16-mixed' or '16-mixed', got 16"),
+        (CNN, {"class_weights": "even"}, "class_weights.word: must be 'balanced', got 'even'"),
+        (CNN, {"class_weights": 3}, "class_weights.word: must be 'balanced', got 3"),
+        (CNN, {"class_weights": {"a": 0}}, "class_weights.by_label.a: must be greater than 0"),
+        (CNN, {"label_smoothing": 1}, "label_smoothing: must be less than 1, got 1"),
     ],
 )
 def test_a_bad_request_is_told_in_words(settings, model, hyperparameters, shown):
