@@ -8,7 +8,8 @@ An architecture is a class registered as an entry point in the group `bridge.arc
 It has a pydantic model `Options` (what `model_config["options"]` may hold) and a static `build`,
 as in `Architecture`. `build` returns a module that takes float32 [batch, *input_shape],
 normalised, and gives float32 [batch, outputs]: logits of classes, or normalised values.
-Normalisation and softmax are added around it (`network`), and travel with the exported model.
+Normalisation, and softmax or sigmoid, are added around it (`Network`), and travel with the exported
+model.
 
 Images are [height, width] (one grey channel) or [channels, height, width].
 """
@@ -178,7 +179,14 @@ class Network(nn.Module):
     value_mean: torch.Tensor
     value_scale: torch.Tensor
 
-    def __init__(self, inner: nn.Module, inputs: torch.Tensor, values: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        inputs: torch.Tensor,
+        values: torch.Tensor | None,
+        *,
+        multi_label: bool = False,
+    ) -> None:
         """Learn the normalisation.
 
         Args:
@@ -186,10 +194,13 @@ class Network(nn.Module):
             inputs: raw training rows [rows, *input_shape]. Numbers of a table are normalised
                 each by itself, images by channel.
             values: raw training targets [rows, outputs] of a regression; None: classes.
+            multi_label: any number of the classes may be right at once.
         """
         super().__init__()
         self.inner = inner
-        self.task: Task = "classification" if values is None else "regression"
+        self.task: Task = "multi-label" if multi_label else "classification"
+        if values is not None:
+            self.task = "regression"
         kept = 1 if inputs.ndim in (2, 4) else None  # a number's or a channel's own axis
         axes = [axis for axis in range(inputs.ndim) if axis != kept]
         self._learn("input", inputs, axes)
@@ -202,8 +213,8 @@ class Network(nn.Module):
         return outputs
 
     def wanted(self, targets: torch.Tensor) -> torch.Tensor:
-        """What `forward` should give for raw targets: class numbers, or normalised values."""
-        if self.task == "classification":
+        """What `forward` should give for raw targets: the same, or normalised values."""
+        if self.task != "regression":
             return targets
         return (targets - self.value_mean) / self.value_scale
 
@@ -212,6 +223,8 @@ class Network(nn.Module):
         outputs = self(rows)
         if self.task == "classification":
             return torch.softmax(outputs, dim=1)
+        if self.task == "multi-label":
+            return torch.sigmoid(outputs)
         result: torch.Tensor = outputs * self.value_scale + self.value_mean
         return result
 

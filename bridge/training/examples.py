@@ -14,7 +14,8 @@ from bridge.names import check_name
 from bridge.tensors import Array
 from bridge.training import tables
 from bridge.training.datasets import Splits
-from bridge.training.request import TARGETS, ModelConfig, Task
+from bridge.training.request import ModelConfig, Task
+from bridge.training.targets import finite_numbers, read_targets, target_columns
 
 _FEWEST_ROWS = 10
 
@@ -26,7 +27,8 @@ class Rows:
     inputs: Array
     """float32 [rows, *input_shape]."""
     targets: Array
-    """Classification: int64 [rows], class numbers. Regression: float32 [rows, outputs]."""
+    """Classification: int64 [rows], class numbers. Else float32 [rows, outputs]: values, or 1
+    where a label is set and 0 where it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Examples:
     """The columns that the inputs were made of, in order."""
     target: str
     labels: tuple[str, ...]
-    """Name of each class number; empty for regression."""
+    """Name of each class number or label; empty for regression."""
 
     @property
     def input_name(self) -> str:
@@ -54,7 +56,7 @@ class Examples:
 
     @property
     def outputs(self) -> int:
-        """Number of classes, or of values to predict."""
+        """Number of classes, labels, or values to predict."""
         return len(self.labels) or int(self.train.targets.shape[1])
 
 
@@ -66,10 +68,12 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
             than two classes. Each names the column and what to do.
     """
     names = splits.train.column_names
-    target = _target(names, model)
-    columns = tuple(model.columns or [name for name in names if name != target])
+    target = target_columns(names, model)
+    columns = tuple(model.columns or [name for name in names if name not in target])
     if not columns:
-        raise DatasetError(f"there is no column beside the target {target!r} to learn from")
+        raise DatasetError(
+            f"there is no column beside the target {', '.join(map(repr, target))} to learn from"
+        )
     if len(columns) == 1:
         check_name("the input column's name, which becomes the model's input,", columns[0])
     if len(splits.train) < _FEWEST_ROWS:
@@ -82,50 +86,13 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
             f"rows of {columns} have shape {list(inputs[0].shape[1:])} in train and "
             f"{list(inputs[1].shape[1:])} in validation"
         )
-    raw = [tables.column_array(split, target) for split in (splits.train, splits.validation)]
-    task = model.task or _task_of(raw[0])
-    labels: tuple[str, ...] = ()
-    if task == "regression":
-        targets = [_values(target, column) for column in raw]
-    else:
-        targets, labels = _classes(target, raw, tables.class_names(splits.train, target))
-    train, validation = (Rows(x, y) for x, y in zip(inputs, targets, strict=True))
-    return Examples(train, validation, task, columns, target, labels)
-
-
-def classes_of(rows: datasets.Dataset, model: ModelConfig) -> Array | None:
-    """The target's class of each row; None if values are predicted, or `prepare` will complain."""
-    try:
-        column = tables.column_array(rows, _target(rows.column_names, model))
-    except DatasetError:
-        return None
-    task = model.task or _task_of(column)
-    return column if task == "classification" else None
-
-
-def _task_of(target: Array) -> Task:
-    return "regression" if target.dtype.kind == "f" else "classification"
-
-
-def _target(names: list[str], model: ModelConfig) -> str:
-    if model.target is not None:
-        if model.target not in names:  # before its absence makes another column look wrong
-            raise DatasetError(
-                f"there is no target column {model.target!r}; there are "
-                f"{', '.join(map(repr, names))}"
-            )
-        return model.target
-    found = [name for name in TARGETS if name in names]
-    if len(found) != 1:
-        raise DatasetError(
-            f"cannot tell which column is the target: give model_config.target (`mlbridge train`: "
-            f"-c target=NAME), one of {', '.join(map(repr, names))}"
-        )
-    return found[0]
+    found = read_targets((splits.train, splits.validation), model)
+    train, validation = (Rows(x, y) for x, y in zip(inputs, found.arrays, strict=True))
+    return Examples(train, validation, found.task, columns, ", ".join(target), found.labels)
 
 
 def _inputs(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
-    parts = [_numbers(name, tables.column_array(split, name)) for name in columns]
+    parts = [finite_numbers(name, tables.column_array(split, name)) for name in columns]
     if len(parts) == 1:
         return parts[0] if parts[0].ndim > 1 else parts[0][:, None]
     for name, part in zip(columns, parts, strict=True):
@@ -135,68 +102,3 @@ def _inputs(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
                 f"beside other columns: name it alone as model_config.input"
             )
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-
-
-def _numbers(name: str, column: Array) -> Array:
-    if column.dtype.kind == "O":
-        raise DatasetError(
-            f"column {name!r} holds text, not numbers; name the columns to learn from in "
-            f"model_config.inputs, or turn the text into numbers"
-        )
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, found below
-        numbers = column.astype(np.float32)
-    bad = ~np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
-    if bad.any():
-        raise DatasetError(
-            f"column {name!r} has NaN, infinite or too large values in {int(bad.sum())} of "
-            f"{len(bad)} rows (first in row {int(bad.argmax())} of its split); clean it before"
-        )
-    return numbers
-
-
-def _values(target: str, column: Array) -> Array:
-    values = _numbers(target, column)
-    return values.reshape(len(values), -1)
-
-
-def _classes(
-    target: str, raw: list[Array], names: list[str] | None
-) -> tuple[list[Array], tuple[str, ...]]:
-    for column in raw:
-        if column.ndim != 1:
-            raise DatasetError(f"target {target!r} must hold one class for each row")
-        if column.dtype.kind == "f" and not np.equal(np.mod(column, 1), 0).all():
-            raise DatasetError(
-                f"target {target!r} holds fractions, which are no classes; set model_config.task "
-                f'to "regression" to predict values'
-            )
-    known = np.unique(raw[0])
-    if len(known) < 2:  # noqa: PLR2004
-        raise DatasetError(
-            f"target {target!r} has only the class {known[0]!r} in train; at least two are needed"
-        )
-    if len(known) > len(raw[0]) // 2:
-        raise DatasetError(
-            f"target {target!r} has {len(known)} classes in {len(raw[0])} rows; is it a value to "
-            f'predict (model_config.task "regression"), or the wrong column?'
-        )
-    strange = np.setdiff1d(raw[1], known)
-    if len(strange):
-        raise DatasetError(
-            f"target {target!r}: validation has classes that train has not: {strange[:5].tolist()}"
-        )
-    labels = tuple(_label(value, names) for value in known.tolist())
-    for label in labels:
-        if not label or not label.isprintable():
-            raise DatasetError(
-                f"target {target!r}: class {label!r} cannot be a label; use printable text"
-            )
-    return [np.searchsorted(known, column).astype(np.int64) for column in raw], labels
-
-
-def _label(value: object, names: list[str] | None) -> str:
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    if isinstance(value, float):
-        return str(int(value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

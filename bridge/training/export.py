@@ -26,6 +26,7 @@ ones in proportion to the largest."""
 _OPSET = 18
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
 _BATCH_SIZES = (1, 2, 7, 32)
+_SET = 0.5  # probability from which on a label counts as set
 
 
 def export(network: Network, rows: Array, names: tuple[str, str], folder: Path) -> Path:
@@ -86,7 +87,7 @@ def compare(
         pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
         found = np.concatenate([session.run(None, {name: piece})[0] for piece in pieces])
         worst = max(worst, float(np.abs(found - wanted).max()))
-        agreement = min(agreement, float((found.argmax(1) == wanted.argmax(1)).mean()))
+        agreement = min(agreement, _agreement(network, found, wanted))
     tolerance = tolerance_for(wanted)
     if not worst <= tolerance:  # also when it is NaN
         raise ExportError(
@@ -98,9 +99,14 @@ def compare(
         "max_abs_difference": worst,
         "tolerance": tolerance,
     }
-    return parity | (
-        {"class_agreement": agreement} if network.task == "classification" else {}
-    ), wanted
+    return parity | ({"class_agreement": agreement} if network.task != "regression" else {}), wanted
+
+
+def _agreement(network: Network, found: Array, wanted: Array) -> float:
+    """Share of rows with the same class, or the same labels."""
+    if network.task == "multi-label":
+        return float(((found >= _SET) == (wanted >= _SET)).all(axis=1).mean())
+    return float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
 def tolerance_for(answers: Array) -> float:

@@ -15,11 +15,12 @@ from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
-from bridge.training.examples import Examples, classes_of, prepare
+from bridge.training.examples import Examples, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.request import TrainingRequest
+from bridge.training.targets import classes_of
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
@@ -116,7 +117,12 @@ def _network(request: TrainingRequest, examples: Examples) -> architectures.Netw
         examples.outputs,
     )
     values = None if examples.labels else torch.from_numpy(examples.train.targets)
-    return architectures.Network(inner, torch.from_numpy(examples.train.inputs), values)
+    return architectures.Network(
+        inner,
+        torch.from_numpy(examples.train.inputs),
+        values,
+        multi_label=examples.task == "multi-label",
+    )
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

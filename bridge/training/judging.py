@@ -3,10 +3,20 @@
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from torchmetrics.functional.classification import (
+    multilabel_accuracy,
+    multilabel_exact_match,
+    multilabel_f1_score,
+)
 
 from bridge.training.request import Task
 
-PROGRESS: dict[Task, str] = {"classification": "accuracy", "regression": "mse"}
+PROGRESS: dict[Task, str] = {
+    "classification": "accuracy",
+    "multi-label": "f1",
+    "regression": "mse",
+}
 """The metric that a progress record has."""
 
 
@@ -20,6 +30,10 @@ def progress_value(task: Task, outputs: torch.Tensor, wanted: torch.Tensor) -> f
     """
     if task == "classification":
         return float((outputs.argmax(1) == wanted).float().mean())
+    if task == "multi-label":
+        # Probabilities, as numbers between 0 and 1 would be taken for such.
+        found, flags = outputs.sigmoid(), wanted.long()
+        return float(multilabel_f1_score(found, flags, wanted.shape[1], average="micro"))
     return float((outputs - wanted).square().mean())
 
 
@@ -32,7 +46,9 @@ def judge(task: Task, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, fl
         wanted: targets, as `Rows.targets` has them.
 
     Returns:
-        `loss` (without class weights and smoothing), and `accuracy`; or `rmse`, `mae` and `r2`.
+        `loss` (without class weights and smoothing), and `accuracy`; or `f1` (over all labels
+        of all rows), `exact_match` (share of rows) and `accuracy` (share of labels); or `rmse`,
+        `mae` and `r2`.
     """
     return _JUDGES[task](found, wanted)
 
@@ -42,6 +58,16 @@ def _classes(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
     return {
         "accuracy": float((found.argmax(1) == wanted).float().mean()),
         "loss": float(-picked.log().mean()),
+    }
+
+
+def _flags(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
+    flags, labels = wanted.long(), wanted.shape[1]
+    return {
+        "f1": float(multilabel_f1_score(found, flags, labels, average="micro")),
+        "exact_match": float(multilabel_exact_match(found, flags, labels)),
+        "accuracy": float(multilabel_accuracy(found, flags, labels, average="micro")),
+        "loss": float(nn.functional.binary_cross_entropy(found, wanted)),
     }
 
 
@@ -59,5 +85,6 @@ def _values(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
 
 _JUDGES: dict[Task, Callable[[torch.Tensor, torch.Tensor], dict[str, float]]] = {
     "classification": _classes,
+    "multi-label": _flags,
     "regression": _values,
 }

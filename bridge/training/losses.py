@@ -16,6 +16,7 @@ from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.request import Task
 
 _MOST_NAMES = 20
+_SMALLEST = 1e-3  # where a label is set in every row
 
 
 def make_loss(
@@ -41,17 +42,43 @@ def make_loss(
             )
         return nn.MSELoss()
     weight = None
-    if weights == "balanced":
-        weight = torch.from_numpy(_balanced(targets, len(labels)))
-    elif isinstance(weights, Mapping):
+    if isinstance(weights, Mapping):
         weight = _by_label(weights, labels)
+    elif weights == "balanced":
+        weight = torch.from_numpy(_BALANCE[task](targets, len(labels)))
+    if task == "multi-label":
+        return _Flags(weight, smoothing)
     return nn.CrossEntropyLoss(weight, label_smoothing=smoothing)
 
 
-def _balanced(targets: Array, classes: int) -> Array:
+class _Flags(nn.Module):
+    """Binary cross-entropy of each label; the weight is that of its ones."""
+
+    def __init__(self, weight: torch.Tensor | None, smoothing: float) -> None:
+        super().__init__()
+        self.loss = nn.BCEWithLogitsLoss(pos_weight=weight)
+        self.smoothing = smoothing
+
+    def forward(self, outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        smoothed = wanted * (1 - self.smoothing) + self.smoothing / 2
+        loss: torch.Tensor = self.loss(outputs, smoothed)
+        return loss
+
+
+def _balanced_classes(targets: Array, classes: int) -> Array:
     """Every class counts the same in all: rows / (classes x rows of the class)."""
     counts = np.bincount(targets, minlength=classes)
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _balanced_flags(targets: Array, labels: int) -> Array:
+    """A label's ones count as much in all as its zeros."""
+    ones = targets.sum(axis=0).reshape(labels)
+    weights: Array = ((len(targets) - ones) / np.maximum(ones, 1)).astype(np.float32)
+    return np.maximum(weights, _SMALLEST)
+
+
+_BALANCE = {"classification": _balanced_classes, "multi-label": _balanced_flags}
 
 
 def _by_label(weights: Mapping[str, float], labels: tuple[str, ...]) -> torch.Tensor:

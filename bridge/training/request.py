@@ -33,7 +33,7 @@ ARCHITECTURES = "bridge.architectures"
 TARGETS = ("target", "label", "class", "y")
 """Columns that are taken for the target where the caller names none."""
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "multi-label", "regression"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -58,8 +58,10 @@ class ModelConfig(BaseModel):
     """Or several, laid side by side in this order; by default all but the target."""
     target: Column | None = None
     """Column to predict; by default the one called "target", "label", "class" or "y"."""
+    targets: list[Column] | None = Field(default=None, min_length=1)
+    """Or several columns, side by side: labels of 0 and 1, or values."""
     task: Task | None = None
-    """By default classification, unless the target holds fractions."""
+    """By default regression of fractions, multi-label of lists of 0 and 1, else classification."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
     """Rows that Triton puts into one batch at most."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -69,10 +71,15 @@ class ModelConfig(BaseModel):
     def _one_way(self) -> Self:
         if self.input is not None and self.inputs is not None:
             raise ValueError("'input' and 'inputs' say the same: give one of them")
-        if self.inputs is not None and len(set(self.inputs)) < len(self.inputs):
-            raise ValueError("'inputs' names a column twice")
-        if self.target is not None and self.target in (self.columns or ()):
-            raise ValueError(f"the target {self.target!r} is also an input")
+        if self.target is not None and self.targets is not None:
+            raise ValueError("'target' and 'targets' say the same: give one of them")
+        for name in ("inputs", "targets"):
+            columns = getattr(self, name) or []
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{name!r} names a column twice")
+        for target in self.targets or ([] if self.target is None else [self.target]):
+            if target in (self.columns or ()):
+                raise ValueError(f"the target {target!r} is also an input")
         return self
 
     @property

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from bridge.errors import InvalidTrainingRequestError
 from bridge.training.architectures import Network
 from bridge.training.examples import Examples, Rows
+from bridge.training.export import compare, export
 from bridge.training.feed import Feed
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
@@ -192,3 +193,51 @@ def test_bf16_learns_and_16_bits_need_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidTrainingRequestError, match='"16-mixed" needs a CUDA GPU'):
         learn(tmp_path, precision="16-mixed")
+
+
+FLAGS = np.stack([X[:, 0] > 0, X[:, 1] > 1, X[:, 2] + X[:, 3] > 0], axis=1).astype(np.float32)
+
+
+def labels_network():
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    return Network(inner, torch.from_numpy(X[:160]), None, multi_label=True)
+
+
+def test_several_labels_at_once_from_training_to_onnx(tmp_path):
+    made = examples(FLAGS, "multi-label", ("a", "b", "c"))
+    network, metrics, seen = learn(
+        tmp_path, made, labels_network(), epochs=15, learning_rate=0.05, class_weights="balanced"
+    )
+    assert set(metrics) == {"f1", "exact_match", "accuracy", "loss", "epochs"}
+    assert metrics["exact_match"] < metrics["accuracy"]
+    assert metrics["f1"] > 0.85
+    assert seen[-1]["metric"] == "f1"
+    assert seen[-1]["value"] == pytest.approx(metrics["f1"])
+    path = export(network, X[160:], ("x", "probabilities"), tmp_path)
+    parity, answers = compare(network, path, X[160:], 64)
+    assert parity["class_agreement"] == 1.0
+    assert not np.allclose(answers.sum(axis=1), 1)  # each label by itself
+    found = answers >= 0.5
+    wanted = FLAGS[160:] == 1
+    assert metrics["exact_match"] == pytest.approx((found == wanted).all(axis=1).mean())
+    assert metrics["accuracy"] == pytest.approx((found == wanted).mean())
+    both = 2 * (found & wanted).sum()
+    assert metrics["f1"] == pytest.approx(both / (both + (found != wanted).sum()))
+
+
+def test_balanced_labels_count_ones_as_much_as_zeros():
+    given = Hyperparameters(class_weights="balanced")
+    flags = np.array([[0, 1], [0, 1], [0, 1], [1, 1]], np.float32)
+    weight = make_loss("multi-label", flags, LABELS, given).loss.pos_weight
+    assert weight.tolist() == pytest.approx([3, 1e-3])
+    named = Hyperparameters(class_weights={"yes": 4})
+    assert make_loss("multi-label", flags, LABELS, named).loss.pos_weight.tolist() == [1, 4]
+
+
+def test_smoothed_labels_wish_for_less_than_certainty():
+    loss = make_loss("multi-label", FLAGS, LABELS, Hyperparameters(label_smoothing=0.2))
+    wanted = torch.tensor([[1.0, 0.0]])
+    best = torch.logit(torch.tensor([[0.9, 0.1]]))
+    assert loss(best, wanted) < loss(best * 1.2, wanted)
+    assert loss(best, wanted) < loss(best * 0.8, wanted)
