@@ -11,6 +11,10 @@ normalised, and gives float32 [batch, outputs]: logits of classes, or normalised
 Normalisation, and softmax or sigmoid, are added around it (`Network`), and travel with the exported
 model.
 
+An architecture with `sequences = True` takes rows [length, features], of which each feature is
+normalised by itself, and also tokens: int64 [batch, length]. Its `build` gets their number as the
+keyword `vocabulary`, or None for numbers.
+
 Images are [height, width] (one grey channel) or [channels, height, width].
 """
 
@@ -40,13 +44,14 @@ class Architecture(Protocol):
     Options: ClassVar[type[BaseModel]]
 
     @staticmethod
-    def build(input_shape: tuple[int, ...], outputs: int, options: Any) -> nn.Module:
+    def build(input_shape: tuple[int, ...], outputs: int, options: Any, **more: Any) -> nn.Module:
         """Make an untrained network.
 
         Args:
             input_shape: shape of one row.
             outputs: number of classes or values.
             options: an instance of `Options`.
+            more: `vocabulary`, if the class has `sequences = True`.
 
         Raises:
             DatasetError: rows of this shape are not for this architecture.
@@ -129,25 +134,55 @@ class _Mean(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
+def takes_sequences(name: str) -> bool:
+    """Whether an architecture takes tokens and text.
+
+    Raises:
+        InvalidTrainingRequestError: its entry point cannot be used.
+    """
+    return bool(getattr(_load(name), "sequences", False))
+
+
 def build(
-    name: str, options: dict[str, Any], input_shape: tuple[int, ...], outputs: int
+    name: str,
+    options: dict[str, Any],
+    input_shape: tuple[int, ...],
+    outputs: int,
+    vocabulary: int | None = None,
 ) -> nn.Module:
     """Make the network that a request names.
+
+    Args:
+        name: of the architecture.
+        options: its own.
+        input_shape: shape of one row.
+        outputs: number of classes or values.
+        vocabulary: number of tokens; None: rows are numbers.
 
     Raises:
         InvalidTrainingRequestError: its options are wrong, or its entry point cannot be used.
         DatasetError: the rows are not for it.
     """
+    architecture = _load(name)
+    parsed = parse_options(architecture.Options, options)
+    more = {"vocabulary": vocabulary} if takes_sequences(name) else {}
+
+    def make() -> nn.Module:
+        return architecture.build(input_shape, outputs, parsed, **more)
+
+    _check_memory(make)
+    return make()
+
+
+def _load(name: str) -> Architecture:
     try:
         architecture: Architecture = architectures()[name].load()
-        model, make = architecture.Options, architecture.build
+        _ = architecture.Options, architecture.build
     except Exception as error:
         raise InvalidTrainingRequestError(
             f"architecture {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    parsed = parse_options(model, options)
-    _check_memory(lambda: make(input_shape, outputs, parsed))
-    return make(input_shape, outputs, parsed)
+    return architecture
 
 
 def _check_memory(make: Callable[[], nn.Module]) -> None:
@@ -186,15 +221,17 @@ class Network(nn.Module):
         values: torch.Tensor | None,
         *,
         multi_label: bool = False,
+        sequences: bool = False,
     ) -> None:
         """Learn the normalisation.
 
         Args:
             inner: takes and gives normalised rows.
             inputs: raw training rows [rows, *input_shape]. Numbers of a table are normalised
-                each by itself, images by channel.
+                each by itself, images by channel, tokens (whole numbers) not at all.
             values: raw training targets [rows, outputs] of a regression; None: classes.
             multi_label: any number of the classes may be right at once.
+            sequences: rows are [length, features], normalised by feature.
         """
         super().__init__()
         self.inner = inner
@@ -202,14 +239,19 @@ class Network(nn.Module):
         if values is not None:
             self.task = "regression"
         kept = 1 if inputs.ndim in (2, 4) else None  # a number's or a channel's own axis
+        if sequences:
+            kept = 2 if inputs.ndim == 3 else None  # noqa: PLR2004  (rows, steps, features)
         axes = [axis for axis in range(inputs.ndim) if axis != kept]
-        self._learn("input", inputs, axes)
+        if inputs.is_floating_point():
+            self._learn("input", inputs, axes)
         if values is not None:
             self._learn("value", values, [0])
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits or normalised values [batch, outputs] of raw rows."""
-        outputs: torch.Tensor = self.inner((rows - self.input_mean) / self.input_scale)
+        if rows.is_floating_point():
+            rows = (rows - self.input_mean) / self.input_scale
+        outputs: torch.Tensor = self.inner(rows)
         return outputs
 
     def wanted(self, targets: torch.Tensor) -> torch.Tensor:

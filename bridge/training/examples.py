@@ -16,6 +16,7 @@ from bridge.training import tables
 from bridge.training.datasets import Splits
 from bridge.training.request import ModelConfig, Task
 from bridge.training.targets import finite_numbers, read_targets, target_columns
+from bridge.training.words import Words, read_words
 
 _FEWEST_ROWS = 10
 
@@ -25,7 +26,7 @@ class Rows:
     """One split."""
 
     inputs: Array
-    """float32 [rows, *input_shape]."""
+    """float32 [rows, *input_shape], or tokens, int64 [rows, length]."""
     targets: Array
     """Classification: int64 [rows], class numbers. Else float32 [rows, outputs]: values, or 1
     where a label is set and 0 where it is not."""
@@ -43,6 +44,8 @@ class Examples:
     target: str
     labels: tuple[str, ...]
     """Name of each class number or label; empty for regression."""
+    words: Words | None = None
+    """Where the inputs are tokens or text."""
 
     @property
     def input_name(self) -> str:
@@ -60,8 +63,13 @@ class Examples:
         return len(self.labels) or int(self.train.targets.shape[1])
 
 
-def prepare(splits: Splits, model: ModelConfig) -> Examples:
+def prepare(splits: Splits, model: ModelConfig, *, sequences: bool = False) -> Examples:
     """Turn the splits into arrays.
+
+    Args:
+        splits: of the dataset.
+        model: the caller's choice of columns and task.
+        sequences: the architecture takes tokens and text.
 
     Raises:
         DatasetError: a column is missing, not numeric, ragged or holds NaN; too few rows; fewer
@@ -80,15 +88,17 @@ def prepare(splits: Splits, model: ModelConfig) -> Examples:
         raise DatasetError(
             f"{len(splits.train)} rows to train on are too few; at least {_FEWEST_ROWS} are needed"
         )
-    inputs = [_inputs(split, columns) for split in (splits.train, splits.validation)]
+    both = (splits.train, splits.validation)
+    words = read_words(both, columns, model.text) if sequences else None
+    inputs = words.arrays if words else [_inputs(split, columns) for split in both]
     if inputs[0].shape[1:] != inputs[1].shape[1:]:
         raise DatasetError(
             f"rows of {columns} have shape {list(inputs[0].shape[1:])} in train and "
             f"{list(inputs[1].shape[1:])} in validation"
         )
-    found = read_targets((splits.train, splits.validation), model)
+    found = read_targets(both, model)
     train, validation = (Rows(x, y) for x, y in zip(inputs, found.arrays, strict=True))
-    return Examples(train, validation, found.task, columns, ", ".join(target), found.labels)
+    return Examples(train, validation, found.task, columns, ", ".join(target), found.labels, words)
 
 
 def _inputs(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:

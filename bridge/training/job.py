@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 
 from bridge.errors import DatasetError
@@ -19,6 +18,7 @@ from bridge.training.examples import Examples, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.probe import save_probe
 from bridge.training.request import TrainingRequest
 from bridge.training.targets import classes_of
 
@@ -60,11 +60,12 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
         classes=lambda rows: classes_of(rows, request.model),
     )
     try:
-        examples = prepare(splits, request.model)
+        sequences = architectures.takes_sequences(request.model.architecture)
+        examples = prepare(splits, request.model, sequences=sequences)
     except DatasetError as error:
         raise DatasetError(f"dataset {request.dataset_id!r}: {error}") from error
     signature = signature_of(examples, request.model.max_batch_size)
-    network = _network(request, examples)
+    network = _network(request, examples, sequences=sequences)
     report("plan", {"signature": signature.to_json()})
 
     started = time.monotonic()
@@ -75,9 +76,12 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
     rows = examples.validation.inputs[:_PROBE_ROWS]
     (folder / "version").mkdir()
     names = (signature.inputs[0].name, signature.outputs[0].name)
-    path = export(network, rows, names, folder / "version")
-    parity, answers = compare(network, path, rows, request.model.max_batch_size)
-    np.savez(folder / "probe.npz", rows=rows, answers=answers)
+    words = examples.words
+    tokenizer = None if words is None else words.tokenizer
+    path = export(network, rows, names, folder / "version", tokenizer)
+    asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
+    parity, answers = compare(network, path, rows, request.model.max_batch_size, asked)
+    save_probe(folder / "probe.npz", asked, answers)
     report(
         "result",
         {
@@ -98,23 +102,31 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:
-    """What the model will take and give: raw float32 rows; probabilities, or values."""
+    """What the model will take and give: raw rows; probabilities, or values."""
     output = "probabilities" if examples.labels else "values"
+    datatype, shape = "FP32", examples.input_shape
+    if examples.words is not None:
+        datatype = "INT64"
+        if examples.words.tokenizer is not None:
+            datatype, shape = "BYTES", (1,)
     return Signature(
-        (TensorSpec(examples.input_name, "FP32", (-1, *examples.input_shape)),),
+        (TensorSpec(examples.input_name, datatype, (-1, *shape)),),
         (TensorSpec(output, "FP32", (-1, examples.outputs)),),
         max_batch_size,
         examples.labels,
     )
 
 
-def _network(request: TrainingRequest, examples: Examples) -> architectures.Network:
+def _network(
+    request: TrainingRequest, examples: Examples, *, sequences: bool
+) -> architectures.Network:
     lightning.seed_everything(request.hyperparameters.seed, workers=True, verbose=False)
     inner = architectures.build(
         request.model.architecture,
         request.model.options,
         examples.input_shape,
         examples.outputs,
+        None if examples.words is None else examples.words.vocabulary,
     )
     values = None if examples.labels else torch.from_numpy(examples.train.targets)
     return architectures.Network(
@@ -122,6 +134,7 @@ def _network(request: TrainingRequest, examples: Examples) -> architectures.Netw
         torch.from_numpy(examples.train.inputs),
         values,
         multi_label=examples.task == "multi-label",
+        sequences=sequences,
     )
 
 

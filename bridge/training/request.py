@@ -43,13 +43,24 @@ _MOST_PROBLEMS, _MOST_NAME = 20, 64
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class TextConfig(BaseModel):
+    """How a column of text becomes tokens."""
+
+    model_config = _CONFIG
+
+    vocabulary: int = Field(default=20_000, ge=1, le=1_000_000)
+    """So many of the commonest words are known; the others are one and the same."""
+    length: int | None = Field(default=None, ge=1, le=8192)
+    """Words of a text that count; by default as many as the longest has, 256 at most."""
+
+
 class ModelConfig(BaseModel):
     """`model_config`: what is trained, from which columns, under which name."""
 
     model_config = _CONFIG
 
     architecture: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    """Name of an entry point in `bridge.architectures`: "mlp", "cnn", or one of your own."""
+    """Name of an entry point in `bridge.architectures`: "mlp", "cnn", "transformer", or another."""
     model_id: str | None = None
     """Name of the model in Triton; by default the dataset's id."""
     input: Column | None = None
@@ -62,6 +73,8 @@ class ModelConfig(BaseModel):
     """Or several columns, side by side: labels of 0 and 1, or values."""
     task: Task | None = None
     """By default regression of fractions, multi-label of lists of 0 and 1, else classification."""
+    text: TextConfig = Field(default_factory=TextConfig)
+    """Where the input is text."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
     """Rows that Triton puts into one batch at most."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -26,6 +26,7 @@ from bridge.errors import (
 from bridge.repository import Candidate, ModelRepository, Signature
 from bridge.settings import Settings
 from bridge.tensors import Array, Tensor
+from bridge.training.probe import load_probe
 from bridge.training.process import Outcome, Plan, Progress, train_in_process, work_folder
 from bridge.training.request import TrainingRequest
 
@@ -138,8 +139,7 @@ class _Run:
     async def go_live(self, outcome: Outcome, folder: Path, started: float) -> dict[str, Any]:
         """From exported files to a served version."""
         model, signature = self.request.model_id, outcome.plan.signature
-        with np.load(folder / "probe.npz", allow_pickle=False) as probe:
-            rows, wanted = probe["rows"], probe["answers"]
+        rows, wanted = load_probe(folder / "probe.npz")
         candidate = await self._lay(folder / "version", signature)
         try:
             worst = await self._try(candidate, rows, wanted, outcome.result["parity"]["tolerance"])

@@ -101,7 +101,8 @@ def finite_numbers(name: str, column: Array) -> Array:
     if column.dtype.kind == "O":
         raise DatasetError(
             f"column {name!r} holds text, not numbers; name the columns to learn from in "
-            f"model_config.inputs, or turn the text into numbers"
+            f"model_config.inputs, turn the text into numbers, or learn from it alone: "
+            f"model_config.input and the architecture transformer"
         )
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, found below
         numbers = column.astype(np.float32)
