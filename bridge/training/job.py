@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import torch
 
-from bridge.errors import DatasetError
+from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
@@ -18,6 +18,7 @@ from bridge.training.examples import Examples, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.pretrained import begin_with, weights_file
 from bridge.training.probe import save_probe
 from bridge.training.request import TrainingRequest
 from bridge.training.targets import classes_of
@@ -66,6 +67,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
         raise DatasetError(f"dataset {request.dataset_id!r}: {error}") from error
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples, sequences=sequences)
+    weights = _begin(request, examples, network, store.root)
     report("plan", {"signature": signature.to_json()})
 
     started = time.monotonic()
@@ -90,6 +92,7 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
             "columns": list(examples.columns),
             "target": examples.target,
             "task": examples.task,
+            **weights,
             "rows": {
                 "train": len(examples.train.inputs),
                 "validation": len(examples.validation.inputs),
@@ -136,6 +139,21 @@ def _network(
         multi_label=examples.task == "multi-label",
         sequences=sequences,
     )
+
+
+def _begin(
+    request: TrainingRequest, examples: Examples, network: architectures.Network, root: Path
+) -> dict[str, Any]:
+    """Load the weights that the request names; returns what the result says of it."""
+    if request.model.weights is None:
+        return {}
+    if examples.words is not None and examples.words.tokenizer is not None:
+        raise InvalidTrainingRequestError(
+            "model_config.weights: the vocabulary of text comes from the dataset, so weights that "
+            "were trained on another one mean something else; send token numbers instead"
+        )
+    path = weights_file(root, request.model.weights)
+    return {"weights": begin_with(network.inner, path, freeze=request.model.freeze)}
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from bridge.repository import check_model_id
 from bridge.settings import Settings
 from bridge.training.datasets import DatasetStore
 from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.pretrained import weights_file
 
 ARCHITECTURES = "bridge.architectures"
 """Entry-point group; a name in it is what `model_config["architecture"]` may say."""
@@ -75,6 +76,10 @@ class ModelConfig(BaseModel):
     """By default regression of fractions, multi-label of lists of 0 and 1, else classification."""
     text: TextConfig = Field(default_factory=TextConfig)
     """Where the input is text."""
+    weights: str | None = None
+    """A file under DATASET_ROOT whose weights the network begins with."""
+    freeze: bool = False
+    """Train the last layer only."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
     """Rows that Triton puts into one batch at most."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -86,6 +91,8 @@ class ModelConfig(BaseModel):
             raise ValueError("'input' and 'inputs' say the same: give one of them")
         if self.target is not None and self.targets is not None:
             raise ValueError("'target' and 'targets' say the same: give one of them")
+        if self.freeze and self.weights is None:
+            raise ValueError("'freeze' needs 'weights': nothing learns where nothing was learned")
         for name in ("inputs", "targets"):
             columns = getattr(self, name) or []
             if len(set(columns)) < len(columns):
@@ -149,6 +156,8 @@ def parse_request(
     if problems or model is None or parameters is None:
         raise InvalidTrainingRequestError("; ".join(problems))
     DatasetStore(settings.dataset_root).path(dataset_id)
+    if model.weights is not None:
+        weights_file(settings.dataset_root, model.weights)
     return TrainingRequest(
         dataset_id=dataset_id, model_id=model_id, model=model, hyperparameters=parameters
     )

@@ -261,6 +261,7 @@ class _Run:
             "model_version": str(version),
             "metrics": card["metrics"],
             "parity": card["parity"],
+            **({"weights": card["weights"]} if "weights" in card else {}),
             **card["signature"],
             "dataset_id": card["dataset_id"],
             "duration_s": card["duration_s"],
