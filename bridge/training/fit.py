@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from bridge.errors import InvalidTrainingRequestError, TrainingFailedError
 from bridge.training.architectures import Network
+from bridge.training.devices import place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
 from bridge.training.hyperparameters import Hyperparameters, Precision
@@ -58,13 +59,17 @@ def fit(
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
     rows = len(examples.train.inputs)
     size = parameters.batch_size_for(rows)
-    steps = math.ceil(batches_an_epoch(rows, size) / parameters.accumulate) * parameters.epochs
+    here = place()
+    steps = (
+        math.ceil(batches_an_epoch(rows, size, here[1]) / parameters.accumulate) * parameters.epochs
+    )
     loss = make_loss(network.task, examples.train.targets, examples.labels, parameters)
     module = Learner(network, parameters, loss, steps)
     watcher = _Watcher(parameters, rows, report)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=parameters.devices,
+        strategy="auto" if parameters.devices == 1 else "ddp",
         max_epochs=parameters.epochs,
         precision=_precision(parameters),
         accumulate_grad_batches=parameters.accumulate,
@@ -79,7 +84,7 @@ def fit(
     )
     trainer.fit(
         module,
-        Feed(examples.train, size, parameters.seed),
+        Feed(examples.train, size, parameters.seed, here),
         Feed(examples.validation, _JUDGING_ROWS),
     )
     if watcher.best is not None:

@@ -30,6 +30,8 @@ ClassWeights = Annotated[
 _STEPS_AN_EPOCH = 20
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 
+_SMALLEST_SHARE = 2  # rows of a batch for each device: batch normalisation needs two
+
 _WARMUP = {"one_cycle": 0.3, "cosine": 0.0, "constant": 0.0}
 _MOMENTUM = 0.9
 
@@ -44,6 +46,8 @@ class Hyperparameters(BaseModel):
     """Rows in a batch; by default 8 to 64, so that an epoch has 20 batches or more."""
     accumulate: int = Field(default=1, ge=1, le=65_536)
     """Batches whose gradients are gathered for one optimizer step."""
+    devices: int = Field(default=1, ge=1, le=64)
+    """Processes that train together, each on a GPU of its own where there are any."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Highest rate of the schedule."""
@@ -74,12 +78,19 @@ class Hyperparameters(BaseModel):
     def _fits_together(self) -> Self:
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(f"'momentum' is of optimizer 'sgd', not of {self.optimizer!r}")
+        if self.batch_size is not None and self.batch_size < _SMALLEST_SHARE * self.devices:
+            raise ValueError(
+                f"'batch_size' {self.batch_size} is too small to be shared by {self.devices} "
+                f"'devices': {_SMALLEST_SHARE} rows for each are the least"
+            )
         return self
 
     def batch_size_for(self, rows: int) -> int:
         """Rows in a batch, where there are so many rows to train on."""
+        if self.batch_size is not None:
+            return self.batch_size
         fitting = min(max(rows // _STEPS_AN_EPOCH, _SMALLEST_BATCH), _LARGEST_BATCH)
-        return fitting if self.batch_size is None else self.batch_size
+        return max(fitting, _SMALLEST_SHARE * self.devices)
 
     @property
     def warmup(self) -> float:

@@ -14,6 +14,7 @@ from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
+from bridge.training.devices import launch, must_launch, place
 from bridge.training.examples import Examples, prepare
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
@@ -40,6 +41,19 @@ _LIBRARIES = (
 
 
 def work(job: dict[str, Any], folder: Path, report: Report) -> None:
+    """Do a job, on as many devices as it asks for; see `train`."""
+    parameters = TrainingRequest.model_validate(job["request"]).hyperparameters
+    if must_launch(parameters.devices):
+        launch(_train_together, {**job, "folder": str(folder)}, parameters.devices, report)
+    else:
+        train(job, folder, report)
+
+
+def _train_together(job: dict[str, Any], report: Report) -> None:
+    train(job, Path(job["folder"]), report)
+
+
+def train(job: dict[str, Any], folder: Path, report: Report) -> None:
     """Train what `job["request"]` asks for.
 
     Args:
@@ -75,6 +89,8 @@ def work(job: dict[str, Any], folder: Path, report: Report) -> None:
         network, examples, parameters, folder, lambda progress: report("progress", progress)
     )
     seconds = time.monotonic() - started
+    if place()[0] > 0:  # the first process of several goes on alone
+        return
     rows = examples.validation.inputs[:_PROBE_ROWS]
     (folder / "version").mkdir()
     names = (signature.inputs[0].name, signature.outputs[0].name)

@@ -114,6 +114,8 @@ def test_everything_can_be_said(settings):
         ({**CNN, "inputs": ["b"], "targets": ["a", "b"]}, {}, "the target 'b' is also an input"),
         (CNN, {"patience": 0}, "must be greater than or equal to 1, got 0"),
         (CNN, {"accumulate": 0}, "hyperparameters.accumulate: must be greater than or equal to 1"),
+        (CNN, {"devices": 0}, "hyperparameters.devices: must be greater than or equal to 1"),
+        (CNN, {"devices": 4, "batch_size": 7}, "'batch_size' 7 is too small to be shared by 4"),
         (CNN, {"optimizer": "lion"}, "hyperparameters.optimizer: must be 'adamw' or 'sgd', got 'l"),
         (CNN, {"momentum": 0.5}, "'momentum' is of optimizer 'sgd', not of 'adamw'"),
         (CNN, {"optimizer": "sgd", "momentum": 1}, "momentum: must be less than 1, got 1"),
