@@ -24,12 +24,12 @@ from bridge.errors import (
     TrainingFailedError,
     error_class,
 )
+from bridge.training.rendezvous import LOOPBACK, register
 
 Report = Callable[[str, dict[str, Any]], None]
 Work = Callable[[dict[str, Any], Report], None]
 
-_LOCAL = "127.0.0.1"
-_LOOPBACK = "lo"
+_INTERFACE = "lo"
 _JOIN_S = 10.0
 
 
@@ -70,16 +70,16 @@ def launch(work: Work, job: dict[str, Any], devices: int, report: Report) -> Non
         max_nodes=1,
         nproc_per_node=devices,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"{_LOCAL}:0",
-        local_addr=_LOCAL,
+        rdzv_backend=register(),
+        rdzv_endpoint=LOOPBACK,
+        local_addr=LOOPBACK,
         max_restarts=0,  # the task is redelivered instead
         start_method="spawn",
         monitor_interval=0.1,
     )
     # On one machine nobody else needs to reach them.
     for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _LOOPBACK)
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _INTERFACE)
     lines = multiprocessing.get_context("spawn").SimpleQueue()
     failure: list[BridgeError] = []
     listener = threading.Thread(target=_forward, args=(lines, report, failure), daemon=True)

@@ -76,11 +76,16 @@ def trainers():
 
 
 async def test_two_processes_make_one_model(settings, tmp_path):
-    most, groups = [], set()
+    most, groups, listening = [], set(), set()
 
     def look():
         most.append(len(trainers()))
         groups.update(os.getpgid(process.pid) for process in trainers())
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sockets = process.net_connections("tcp")
+                if "bridge.training.child" in process.cmdline() or process in trainers():
+                    listening.update(s.laddr.ip for s in sockets if s.status == "LISTEN")
 
     outcome, seen = await run(
         settings,
@@ -89,6 +94,7 @@ async def test_two_processes_make_one_model(settings, tmp_path):
         on_progress=look,
     )
     assert max(most) == 2
+    assert listening == {"127.0.0.1"}
     # One group, not ours: cancelling kills the group.
     assert len(groups - {os.getpgid(0)}) == len(groups) == 1
     assert outcome.result["hyperparameters"]["devices"] == 2
