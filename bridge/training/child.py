@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main() -> int:
     """Do one job; returns the exit status."""
     job = json.load(sys.stdin)
-    _die_with(job["parent_pid"])
+    die_with(job["parent_pid"])
     _offer_itself()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
 
@@ -51,7 +51,7 @@ def main() -> int:
     return 0
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when the worker dies, however it dies."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:

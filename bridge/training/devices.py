@@ -24,6 +24,7 @@ from bridge.errors import (
     TrainingFailedError,
     error_class,
 )
+from bridge.training.child import die_with
 from bridge.training.rendezvous import LOOPBACK, register
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -65,18 +66,6 @@ def launch(work: Work, job: dict[str, Any], devices: int, report: Report) -> Non
             f"hyperparameters.devices: {devices} were asked for, and this training worker has "
             f"{found}"
         )
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend=register(),
-        rdzv_endpoint=LOOPBACK,
-        local_addr=LOOPBACK,
-        max_restarts=0,  # the task is redelivered instead
-        start_method="spawn",
-        monitor_interval=0.1,
-    )
     # On one machine nobody else needs to reach them.
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", _INTERFACE)
@@ -85,7 +74,7 @@ def launch(work: Work, job: dict[str, Any], devices: int, report: Report) -> Non
     listener = threading.Thread(target=_forward, args=(lines, report, failure), daemon=True)
     listener.start()
     try:
-        elastic_launch(config, _run)(work, job, lines)
+        elastic_launch(_config(devices), _run)(os.getpid(), work, job, lines)
     except ChildFailedError as error:
         lines.put(None)
         listener.join(_JOIN_S)
@@ -99,6 +88,21 @@ def launch(work: Work, job: dict[str, Any], devices: int, report: Report) -> Non
     listener.join()
 
 
+def _config(devices: int) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend=register(),
+        rdzv_endpoint=LOOPBACK,
+        local_addr=LOOPBACK,
+        max_restarts=0,  # the task is redelivered instead
+        start_method="spawn",
+        monitor_interval=0.1,
+    )
+
+
 def _forward(lines: Any, report: Report, failure: list[BridgeError]) -> None:
     while (line := lines.get()) is not None:
         kind, content = line
@@ -108,8 +112,9 @@ def _forward(lines: Any, report: Report, failure: list[BridgeError]) -> None:
             report(kind, content)
 
 
-def _run(work: Work, job: dict[str, Any], lines: Any) -> None:
+def _run(parent: int, work: Work, job: dict[str, Any], lines: Any) -> None:
     """What each process does."""
+    die_with(parent)
     rank, world = place()
 
     def report(kind: str, content: dict[str, Any]) -> None:

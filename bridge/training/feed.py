@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bridge.errors import DatasetError
 from bridge.tensors import Array
 from bridge.training.examples import Rows
 
@@ -81,5 +82,13 @@ def batches_an_epoch(rows: int, size: int, world: int = 1) -> int:
     """How many batches to train on; a last one of less than two rows for each process is left out.
 
     Batch normalisation cannot learn from a single row.
+
+    Raises:
+        DatasetError: there are not even two rows for each process.
     """
+    if world > 1 and rows < _FEWEST * world:
+        raise DatasetError(
+            f"{rows} rows to train on cannot be shared by {world} devices: {_FEWEST} for each are "
+            f"the least"
+        )
     return math.ceil(rows / size) - (rows > size and 0 < rows % size < _FEWEST * world)

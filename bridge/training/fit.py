@@ -20,7 +20,7 @@ from bridge.training.architectures import Network
 from bridge.training.devices import place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
-from bridge.training.hyperparameters import Hyperparameters, Precision
+from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.judging import PROGRESS, judge
 from bridge.training.learner import Learner
 from bridge.training.losses import make_loss
@@ -68,12 +68,8 @@ def fit(
     watcher = _Watcher(parameters, rows, report)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=parameters.devices,
-        strategy="auto" if parameters.devices == 1 else "ddp",
         max_epochs=parameters.epochs,
-        precision=_precision(parameters),
-        accumulate_grad_batches=parameters.accumulate,
-        gradient_clip_val=parameters.clip,
+        **_trainer_options(parameters),
         callbacks=[watcher],
         logger=False,
         enable_checkpointing=False,
@@ -95,13 +91,24 @@ def fit(
     return {**judge(network.task, found, wanted), "epochs": trainer.current_epoch}
 
 
-def _precision(parameters: Hyperparameters) -> Precision:
+def _trainer_options(parameters: Hyperparameters) -> dict[str, Any]:
+    """What Lightning's trainer is told of the hyperparameters.
+
+    Raises:
+        InvalidTrainingRequestError: this machine cannot do it.
+    """
     if parameters.precision == "16-mixed" and not torch.cuda.is_available():
         raise InvalidTrainingRequestError(
             'hyperparameters.precision "16-mixed" needs a CUDA GPU, and this training worker has '
             'none; use "bf16-mixed" or "32"'
         )
-    return parameters.precision
+    return {
+        "devices": parameters.devices,
+        "strategy": "auto" if parameters.devices == 1 else "ddp",
+        "precision": parameters.precision,
+        "accumulate_grad_batches": parameters.accumulate,
+        "gradient_clip_val": parameters.clip,
+    }
 
 
 class _Watcher(Callback):

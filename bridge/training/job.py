@@ -91,15 +91,7 @@ def train(job: dict[str, Any], folder: Path, report: Report) -> None:
     seconds = time.monotonic() - started
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    rows = examples.validation.inputs[:_PROBE_ROWS]
-    (folder / "version").mkdir()
-    names = (signature.inputs[0].name, signature.outputs[0].name)
-    words = examples.words
-    tokenizer = None if words is None else words.tokenizer
-    path = export(network, rows, names, folder / "version", tokenizer)
-    asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
-    parity, answers = compare(network, path, rows, request.model.max_batch_size, asked)
-    save_probe(folder / "probe.npz", asked, answers)
+    parity = _prove(network, examples, signature, folder)
     report(
         "result",
         {
@@ -118,6 +110,22 @@ def train(job: dict[str, Any], folder: Path, report: Report) -> None:
             "libraries": _libraries(),
         },
     )
+
+
+def _prove(
+    network: architectures.Network, examples: Examples, signature: Signature, folder: Path
+) -> dict[str, Any]:
+    """Export the network, compare it with torch on real rows, and keep those; returns parity."""
+    rows = examples.validation.inputs[:_PROBE_ROWS]
+    names = (signature.inputs[0].name, signature.outputs[0].name)
+    words = examples.words
+    tokenizer = None if words is None else words.tokenizer
+    (folder / "version").mkdir()
+    path = export(network, rows, names, folder / "version", tokenizer)
+    asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
+    parity, answers = compare(network, path, rows, signature.max_batch_size, asked)
+    save_probe(folder / "probe.npz", asked, answers)
+    return parity
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bridge.errors import InvalidTrainingRequestError, TrainingFailedError
+from bridge.errors import DatasetError, InvalidTrainingRequestError, TrainingFailedError
 from bridge.training import devices
 from bridge.training.examples import Rows
 from bridge.training.feed import Feed, batches_an_epoch
@@ -32,10 +32,15 @@ def test_each_process_takes_its_share_of_every_batch():
 
 
 @pytest.mark.parametrize(
-    ("rows", "world", "batches"), [(41, 1, 4), (42, 1, 5), (43, 2, 4), (44, 2, 5), (3, 2, 1)]
+    ("rows", "world", "batches"), [(41, 1, 4), (42, 1, 5), (43, 2, 4), (44, 2, 5), (4, 2, 1)]
 )
 def test_a_last_batch_too_small_to_be_shared_is_left_out(rows, world, batches):
     assert batches_an_epoch(rows, 10, world) == batches
+
+
+def test_rows_that_cannot_be_shared():
+    with pytest.raises(DatasetError, match="3 rows to train on cannot be shared by 2 devices"):
+        batches_an_epoch(3, 10, 2)
 
 
 def test_more_devices_than_there_are(monkeypatch):
