@@ -183,18 +183,20 @@ def _read(model: type[Parsed], name: str, value: Any, problems: list[str]) -> Pa
     try:
         return model.model_validate(dict(value))
     except ValidationError as error:
-        known = sorted(model.model_fields)
         found = error.errors(include_url=False)
-        problems += [_sentence(name, item, known) for item in found[:_MOST_PROBLEMS]]
+        problems += [_sentence(name, item) for item in found[:_MOST_PROBLEMS]]
+        strange = [item["loc"] for item in found if item["type"] == "extra_forbidden"]
+        if any(len(place) == 1 for place in strange):  # told once, not for each of them
+            problems.append(f"{name}: known fields are {', '.join(sorted(model.model_fields))}")
         if len(found) > _MOST_PROBLEMS:
             problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
         return None
 
 
-def _sentence(name: str, item: ErrorDetails, known: list[str]) -> str:
+def _sentence(name: str, item: ErrorDetails) -> str:
     field = ".".join([name, *(str(part)[:_MOST_NAME] for part in item["loc"])])
     if item["type"] == "extra_forbidden":
-        return f"{field}: there is no such field; known are {', '.join(known)}"
+        return f"{field}: there is no such field"
     if item["type"] == "missing":
         return f"{field}: is missing"
     text = item["msg"].removeprefix("Value error, ")
