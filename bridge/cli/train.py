@@ -23,7 +23,9 @@ _CURVE_WIDTH = 24
 
 def train(
     dataset: Annotated[str, typer.Argument(help="A dataset; `mlbridge datasets list` shows them.")],
-    architecture: Annotated[str, typer.Option(help="mlp, cnn, or one that is installed.")] = "mlp",
+    architecture: Annotated[
+        str, typer.Option(help="mlp, cnn, transformer, or one that is installed.")
+    ] = "mlp",
     model_id: Annotated[
         str | None, typer.Option(help="The model's name. Default: the dataset's.")
     ] = None,

@@ -8,7 +8,12 @@ An architecture is a class registered as an entry point in the group `bridge.arc
 It has a pydantic model `Options` (what `model_config["options"]` may hold) and a static `build`,
 as in `Architecture`. `build` returns a module that takes float32 [batch, *input_shape],
 normalised, and gives float32 [batch, outputs]: logits of classes, or normalised values.
-Normalisation and softmax are added around it (`network`), and travel with the exported model.
+Normalisation, and softmax or sigmoid, are added around it (`Network`), and travel with the exported
+model.
+
+An architecture with `sequences = True` takes rows [length, features], of which each feature is
+normalised by itself, and also tokens: int64 [batch, length]. Its `build` gets their number as the
+keyword `vocabulary`, or None for numbers.
 
 Images are [height, width] (one grey channel) or [channels, height, width].
 """
@@ -16,6 +21,7 @@ Images are [height, width] (one grey channel) or [channels, height, width].
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Protocol
 
+import numpy as np
 import psutil
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,7 +30,7 @@ from torch import nn
 from bridge.errors import BridgeError, DatasetError, InvalidTrainingRequestError
 from bridge.tensors import Array
 from bridge.training.moments import mean_and_scale
-from bridge.training.request import architectures, parse_options
+from bridge.training.request import Task, architectures, parse_options
 from bridge.training.streams import Inputs
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -42,13 +48,14 @@ class Architecture(Protocol):
     Options: ClassVar[type[BaseModel]]
 
     @staticmethod
-    def build(input_shape: tuple[int, ...], outputs: int, options: Any) -> nn.Module:
+    def build(input_shape: tuple[int, ...], outputs: int, options: Any, **more: Any) -> nn.Module:
         """Make an untrained network.
 
         Args:
             input_shape: shape of one row.
             outputs: number of classes or values.
             options: an instance of `Options`.
+            more: `vocabulary`, if the class has `sequences = True`.
 
         Raises:
             DatasetError: rows of this shape are not for this architecture.
@@ -131,25 +138,55 @@ class _Mean(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
+def takes_sequences(name: str) -> bool:
+    """Whether an architecture takes tokens and text.
+
+    Raises:
+        InvalidTrainingRequestError: its entry point cannot be used.
+    """
+    return bool(getattr(_load(name), "sequences", False))
+
+
 def build(
-    name: str, options: dict[str, Any], input_shape: tuple[int, ...], outputs: int
+    name: str,
+    options: dict[str, Any],
+    input_shape: tuple[int, ...],
+    outputs: int,
+    vocabulary: int | None = None,
 ) -> nn.Module:
     """Make the network that a request names.
+
+    Args:
+        name: of the architecture.
+        options: its own.
+        input_shape: shape of one row.
+        outputs: number of classes or values.
+        vocabulary: number of tokens; None: rows are numbers.
 
     Raises:
         InvalidTrainingRequestError: its options are wrong, or its entry point cannot be used.
         DatasetError: the rows are not for it.
     """
+    architecture = _load(name)
+    parsed = parse_options(architecture.Options, options)
+    more = {"vocabulary": vocabulary} if takes_sequences(name) else {}
+
+    def make() -> nn.Module:
+        return architecture.build(input_shape, outputs, parsed, **more)
+
+    _check_memory(make)
+    return make()
+
+
+def _load(name: str) -> Architecture:
     try:
         architecture: Architecture = architectures()[name].load()
-        model, make = architecture.Options, architecture.build
+        _ = architecture.Options, architecture.build
     except Exception as error:
         raise InvalidTrainingRequestError(
             f"architecture {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-    parsed = parse_options(model, options)
-    _check_memory(lambda: make(input_shape, outputs, parsed))
-    return make(input_shape, outputs, parsed)
+    return architecture
 
 
 def _check_memory(make: Callable[[], nn.Module]) -> None:
@@ -181,38 +218,59 @@ class Network(nn.Module):
     value_mean: torch.Tensor
     value_scale: torch.Tensor
 
-    def __init__(self, inner: nn.Module, inputs: Inputs, values: Array | None) -> None:
+    def __init__(
+        self,
+        inner: nn.Module,
+        inputs: Inputs,
+        values: Array | None,
+        *,
+        multi_label: bool = False,
+        sequences: bool = False,
+    ) -> None:
         """Learn the normalisation.
 
         Args:
             inner: takes and gives normalised rows.
             inputs: raw training rows [rows, *input_shape], read once. Numbers of a table are
-                normalised each by itself, images by channel.
+                normalised each by itself, images by channel, tokens (whole numbers) not at all.
             values: raw training targets [rows, outputs] of a regression; None: classes.
+            multi_label: any number of the classes may be right at once.
+            sequences: rows are [length, features], normalised by feature.
         """
         super().__init__()
         self.inner = inner
-        self.classifies = values is None
+        self.task: Task = "multi-label" if multi_label else "classification"
+        if values is not None:
+            self.task = "regression"
         dimensions = len(inputs.shape)
         kept = 1 if dimensions in (2, 4) else None  # a number's or a channel's own axis
-        self._learn("input", inputs, [axis for axis in range(dimensions) if axis != kept])
+        if sequences:
+            kept = 2 if dimensions == 3 else None  # noqa: PLR2004  (rows, steps, features)
+        if not (isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu"):
+            self._learn("input", inputs, [axis for axis in range(dimensions) if axis != kept])
         if values is not None:
             self._learn("value", values, [0])
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits or normalised values [batch, outputs] of raw rows."""
-        outputs: torch.Tensor = self.inner((rows - self.input_mean) / self.input_scale)
+        if rows.is_floating_point():
+            rows = (rows - self.input_mean) / self.input_scale
+        outputs: torch.Tensor = self.inner(rows)
         return outputs
 
-    def normalised(self, values: torch.Tensor) -> torch.Tensor:
-        """Raw targets of a regression as `forward` should give them."""
-        return (values - self.value_mean) / self.value_scale
+    def wanted(self, targets: torch.Tensor) -> torch.Tensor:
+        """What `forward` should give for raw targets: the same, or normalised values."""
+        if self.task != "regression":
+            return targets
+        return (targets - self.value_mean) / self.value_scale
 
     def answer(self, rows: torch.Tensor) -> torch.Tensor:
         """Probabilities of classes, or values in the target's own unit; [batch, outputs]."""
         outputs = self(rows)
-        if self.classifies:
+        if self.task == "classification":
             return torch.softmax(outputs, dim=1)
+        if self.task == "multi-label":
+            return torch.sigmoid(outputs)
         result: torch.Tensor = outputs * self.value_scale + self.value_mean
         return result
 

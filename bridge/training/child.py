@@ -33,7 +33,7 @@ def main() -> int:
     # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
     job = json.loads(orders.readline())
-    _die_with(job["parent_pid"])
+    die_with(job["parent_pid"])
     _offer_itself()
     stop = threading.Event()
     threading.Thread(target=_hear, args=(orders, stop), daemon=True).start()
@@ -67,7 +67,7 @@ def _hear(orders: io.FileIO, stop: threading.Event) -> None:
             stop.set()
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when the worker dies, however it dies."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:

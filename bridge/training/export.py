@@ -17,25 +17,33 @@ import torch
 from bridge.errors import ExportError
 from bridge.tensors import Array
 from bridge.training.architectures import Network
+from bridge.training.tokenizer import OPSET, Tokenizer
 
 MODEL_FILE = "model.onnx"
 TOLERANCE = 1e-4
 """Largest difference allowed between float32 answers, for answers of size up to 1; for larger
 ones in proportion to the largest."""
 
-_OPSET = 18
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
 _BATCH_SIZES = (1, 2, 7, 32)
+_SET = 0.5  # probability from which on a label counts as set
 
 
-def export(network: Network, rows: Array, names: tuple[str, str], folder: Path) -> Path:
+def export(
+    network: Network,
+    rows: Array,
+    names: tuple[str, str],
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+) -> Path:
     """Write the network as ONNX with a batch dimension of any size.
 
     Args:
         network: trained, on the CPU, in eval mode.
-        rows: float32 [rows, *input_shape], at least one; only their shape matters.
+        rows: as the network takes them, at least one; only their shape matters.
         names: of the input and the output.
         folder: gets `model.onnx` (and its weights beside it if they are large).
+        tokenizer: makes rows of text, which the exported model then takes.
 
     Raises:
         ExportError: the network cannot be written, or only for one batch size.
@@ -47,6 +55,8 @@ def export(network: Network, rows: Array, names: tuple[str, str], folder: Path) 
         program = _export(_Answer(network).eval(), example, names)
         size = sum(tensor.nbytes for tensor in network.state_dict().values())
         program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+        if tokenizer is not None:
+            tokenizer.put_before(path)
         _tidy(path)
     except Exception as error:
         raise ExportError(
@@ -57,15 +67,16 @@ def export(network: Network, rows: Array, names: tuple[str, str], folder: Path) 
 
 
 def compare(
-    network: Network, path: Path, rows: Array, most_rows: int
+    network: Network, path: Path, rows: Array, most_rows: int, asked: Array | None = None
 ) -> tuple[dict[str, Any], Array]:
     """Run the same rows through torch and ONNX Runtime.
 
     Args:
         network: as for `export`.
         path: the exported model.
-        rows: float32 [rows, *input_shape]: real rows, at least one.
+        rows: real rows, as the network takes them, at least one.
         most_rows: in one batch.
+        asked: the same rows as callers send them; by default they send `rows`.
 
     Returns:
         `rows`, `batch_sizes`, `max_abs_difference`, `tolerance` and, for classes,
@@ -81,12 +92,12 @@ def compare(
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     sizes = sorted({min(size, most_rows, len(rows)) for size in _BATCH_SIZES})
-    worst, agreement = 0.0, 1.0
+    worst, agreement, sent = 0.0, 1.0, rows if asked is None else asked
     for size in sizes:
-        pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+        pieces = [sent[start : start + size] for start in range(0, len(sent), size)]
         found = np.concatenate([session.run(None, {name: piece})[0] for piece in pieces])
         worst = max(worst, float(np.abs(found - wanted).max()))
-        agreement = min(agreement, float((found.argmax(1) == wanted.argmax(1)).mean()))
+        agreement = min(agreement, _agreement(network, found, wanted))
     tolerance = tolerance_for(wanted)
     if not worst <= tolerance:  # also when it is NaN
         raise ExportError(
@@ -98,7 +109,14 @@ def compare(
         "max_abs_difference": worst,
         "tolerance": tolerance,
     }
-    return parity | ({"class_agreement": agreement} if network.classifies else {}), wanted
+    return parity | ({"class_agreement": agreement} if network.task != "regression" else {}), wanted
+
+
+def _agreement(network: Network, found: Array, wanted: Array) -> float:
+    """Share of rows with the same class, or the same labels."""
+    if network.task == "multi-label":
+        return float(((found >= _SET) == (wanted >= _SET)).all(axis=1).mean())
+    return float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
 def tolerance_for(answers: Array) -> float:
@@ -129,7 +147,7 @@ def _export(module: torch.nn.Module, example: torch.Tensor, names: tuple[str, st
             input_names=names[:1],
             output_names=names[1:],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,

@@ -4,17 +4,22 @@ Enters: `Examples` and a `Network`. Leaves: the trained network and its metrics;
 progress record after each epoch, and each second within long ones.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
 import torch
 
+from bridge.errors import InvalidTrainingRequestError
 from bridge.training.architectures import Network
+from bridge.training.devices import place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.judging import judge
 from bridge.training.learner import Learner
-from bridge.training.request import Hyperparameters
+from bridge.training.losses import make_loss
 from bridge.training.slicer import Slicer, Slices
 from bridge.training.streams import Inputs
 from bridge.training.watcher import Progress, Watcher
@@ -46,6 +51,7 @@ def fit(
     Raises:
         SliceEnded: it is not trained yet.
         TrainingFailedError: the loss became NaN or infinite, or it takes too long.
+        InvalidTrainingRequestError: the hyperparameters do not suit the data or this machine.
         CheckpointError: the slice is over, and its checkpoint cannot be written.
     """
     if slices.finished and slices.resume is not None:
@@ -53,9 +59,12 @@ def fit(
         network.load_state_dict(ended["network"])
     else:
         ended = _train(network, examples, parameters, slices, report)
-        slices.save(network, ended)
+        if place()[0] == 0:
+            slices.save(network, ended)
     network.cpu().eval()
-    return {**_judge(network, examples), **{key: ended[key] for key in ("epochs", "training_s")}}
+    found = torch.cat(list(answers(network, examples.validation.inputs)))
+    metrics = judge(network.task, found, torch.from_numpy(examples.validation.targets))
+    return {**metrics, "epochs": ended["epochs"], "training_s": ended["training_s"]}
 
 
 def _train(
@@ -68,12 +77,17 @@ def _train(
     lightning.seed_everything(parameters.seed, workers=True, verbose=False)
     rows = len(examples.train.inputs)
     size = parameters.batch_size_for(rows)
-    module = Learner(network, parameters, steps=batches_an_epoch(rows, size) * parameters.epochs)
+    here = place()
+    steps = (
+        math.ceil(batches_an_epoch(rows, size, here[1]) / parameters.accumulate) * parameters.epochs
+    )
+    loss = make_loss(network.task, examples.train.targets, examples.labels, parameters)
+    module = Learner(network, parameters, loss, steps)
     watcher = Watcher(parameters, rows, slices.limit_s, report)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
         max_epochs=parameters.epochs,
+        **_trainer_options(parameters),
         callbacks=[watcher, Slicer(slices)],
         logger=False,
         enable_checkpointing=False,
@@ -84,7 +98,7 @@ def _train(
     )
     trainer.fit(
         module,
-        Feed(examples.train, size, parameters.seed),
+        Feed(examples.train, size, parameters.seed, here),
         Feed(examples.validation, _JUDGING_ROWS),
         ckpt_path=slices.resume,
         weights_only=True,
@@ -98,29 +112,28 @@ def _train(
     }
 
 
+def _trainer_options(parameters: Hyperparameters) -> dict[str, Any]:
+    """What Lightning's trainer is told of the hyperparameters.
+
+    Raises:
+        InvalidTrainingRequestError: this machine cannot do it.
+    """
+    if parameters.precision == "16-mixed" and not torch.cuda.is_available():
+        raise InvalidTrainingRequestError(
+            'hyperparameters.precision "16-mixed" needs a CUDA GPU, and this training worker has '
+            'none; use "bf16-mixed" or "32"'
+        )
+    return {
+        "devices": parameters.devices,
+        "strategy": "auto" if parameters.devices == 1 else "ddp",
+        "precision": parameters.precision,
+        "accumulate_grad_batches": parameters.accumulate,
+        "gradient_clip_val": parameters.clip,
+    }
+
+
 def answers(network: Network, inputs: Inputs) -> Iterator[torch.Tensor]:
     """What callers will get for raw rows, a piece at a time."""
     with torch.inference_mode():
         for start in range(0, len(inputs), _JUDGING_ROWS):
             yield network.answer(torch.from_numpy(inputs[start : start + _JUDGING_ROWS]))
-
-
-def _judge(network: Network, examples: Examples) -> dict[str, float]:
-    """Metrics of what callers will get, on the validation rows."""
-    found = torch.cat(list(answers(network, examples.validation.inputs)))
-    wanted = torch.from_numpy(examples.validation.targets)
-    if network.classifies:
-        picked = found.gather(1, wanted[:, None]).clamp_min(torch.finfo(found.dtype).tiny)
-        return {
-            "accuracy": float((found.argmax(1) == wanted).float().mean()),
-            "loss": float(-picked.log().mean()),
-        }
-    error = (found - wanted).double()
-    spread = (wanted.double() - wanted.double().mean(0)).square().mean()
-    mean_square = error.square().mean()
-    return {
-        "rmse": float(mean_square.sqrt()),
-        "mae": float(error.abs().mean()),
-        "r2": float(1 - mean_square / spread) if spread > 0 else 0.0,
-        "loss": float(mean_square),
-    }

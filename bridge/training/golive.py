@@ -23,6 +23,7 @@ from bridge.errors import (
 from bridge.repository import Candidate, ModelRepository, Signature
 from bridge.settings import Settings
 from bridge.tensors import Array, Tensor
+from bridge.training.probe import load_probe
 from bridge.training.process import Outcome, Plan
 from bridge.training.request import TrainingRequest
 
@@ -94,8 +95,7 @@ class GoLive:
     async def go_live(self, outcome: Outcome, folder: Path, slices: int) -> dict[str, Any]:
         """From exported files to a served version."""
         model, signature = self.request.model_id, outcome.plan.signature
-        with np.load(folder / "probe.npz", allow_pickle=False) as probe:
-            rows, wanted = probe["rows"], probe["answers"]
+        rows, wanted = load_probe(folder / "probe.npz")
         candidate = await self._lay(folder / "version", signature)
         try:
             worst = await self._try(candidate, rows, wanted, outcome.result["parity"]["tolerance"])
@@ -218,6 +218,7 @@ class GoLive:
             "model_version": str(version),
             "metrics": card["metrics"],
             "parity": card["parity"],
+            **({"weights": card["weights"]} if "weights" in card else {}),
             **card["signature"],
             "dataset_id": card["dataset_id"],
             "dataset_hash": card.get("dataset_hash"),  # None in cards of older versions

@@ -7,24 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
+import torch  # noqa: F401 - before what needs it
 
-from bridge.errors import DatasetError
+from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
+from bridge.training.devices import launch, must_launch, place
 from bridge.training.examples import Examples
 from bridge.training.export import compare, export
 from bridge.training.fit import fit
+from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.opening import open_examples
-from bridge.training.request import Hyperparameters, TrainingRequest
+from bridge.training.pretrained import begin_with, weights_file
+from bridge.training.probe import save_probe
+from bridge.training.request import TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
 
 _PROBE_ROWS = 64
+_PIECE = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 _LIBRARIES = (
     "taskiq-triton-bridge",
     "torch",
@@ -40,6 +45,19 @@ _LIBRARIES = (
 def work(
     job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], bool] = lambda: False
 ) -> None:
+    """Do a job, on as many devices as it asks for; see `train`."""
+    parameters = TrainingRequest.model_validate(job["request"]).hyperparameters
+    if must_launch(parameters.devices):
+        launch(_train_together, {**job, "folder": str(folder)}, parameters.devices, report, stop)
+    else:
+        train(job, folder, report, stop)
+
+
+def _train_together(job: dict[str, Any], report: Report, stop: Callable[[], bool]) -> None:
+    train(job, Path(job["folder"]), report, stop)
+
+
+def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], bool]) -> None:
     """Train what `job["request"]` asks for.
 
     Args:
@@ -59,22 +77,26 @@ def work(
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))
     dataset_hash = store.fingerprint(request.dataset_id)
-    if job["dataset_hash"] not in {None, dataset_hash}:
+    if job.get("dataset_hash") not in {None, dataset_hash}:
         raise DatasetError(
             f"dataset {request.dataset_id!r} has changed since the training began; add what is new "
             f"as another dataset, and train on that"
         )
-    examples = open_examples(store, request.dataset_id, request.model, parameters)
+    sequences = architectures.takes_sequences(request.model.architecture)
+    examples = open_examples(
+        store, request.dataset_id, request.model, parameters, sequences=sequences
+    )
     signature = signature_of(examples, request.model.max_batch_size)
-    network = _network(request, examples)
+    network = _network(request, examples, sequences=sequences)
+    weights = _begin(request, examples, network, store.root)
     report("plan", {"signature": signature.to_json()})
 
     slices = Slices(
         folder=folder,
         saved=lambda facts: report("checkpoint", {**facts, "dataset_hash": dataset_hash}),
         stop=stop,
-        resume=Path(job["resume"]) if job["resume"] else None,
-        **{name: job[name] for name in ("length_s", "checkpoint_every_s", "limit_s", "finished")},
+        resume=Path(job["resume"]) if job.get("resume") else None,
+        **{name: job[name] for name in _PIECE if name in job},
     )
     try:
         metrics = fit(
@@ -84,12 +106,9 @@ def work(
         report("sliced", {})
         return
     seconds = metrics.pop("training_s")
-    rows = examples.validation.inputs[:_PROBE_ROWS]
-    (folder / "version").mkdir()
-    names = (signature.inputs[0].name, signature.outputs[0].name)
-    path = export(network, rows, names, folder / "version")
-    parity, answers = compare(network, path, rows, request.model.max_batch_size)
-    np.savez(folder / "probe.npz", rows=rows, answers=answers)
+    if place()[0] > 0:  # the first process of several goes on alone
+        return
+    parity = _prove(network, examples, signature, folder)
     report(
         "result",
         {
@@ -99,6 +118,7 @@ def work(
             "columns": list(examples.columns),
             "target": examples.target,
             "task": examples.task,
+            **weights,
             "rows": {
                 "train": len(examples.train.inputs),
                 "validation": len(examples.validation.inputs),
@@ -110,27 +130,72 @@ def work(
     )
 
 
+def _prove(
+    network: architectures.Network, examples: Examples, signature: Signature, folder: Path
+) -> dict[str, Any]:
+    """Export the network, compare it with torch on real rows, and keep those; returns parity."""
+    rows = examples.validation.inputs[:_PROBE_ROWS]
+    names = (signature.inputs[0].name, signature.outputs[0].name)
+    words = examples.words
+    tokenizer = None if words is None else words.tokenizer
+    (folder / "version").mkdir()
+    path = export(network, rows, names, folder / "version", tokenizer)
+    asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
+    parity, answers = compare(network, path, rows, signature.max_batch_size, asked)
+    save_probe(folder / "probe.npz", asked, answers)
+    return parity
+
+
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:
-    """What the model will take and give: raw float32 rows; probabilities, or values."""
+    """What the model will take and give: raw rows; probabilities, or values."""
     output = "probabilities" if examples.labels else "values"
+    datatype, shape = "FP32", examples.input_shape
+    if examples.words is not None:
+        datatype = "INT64"
+        if examples.words.tokenizer is not None:
+            datatype, shape = "BYTES", (1,)
     return Signature(
-        (TensorSpec(examples.input_name, "FP32", (-1, *examples.input_shape)),),
+        (TensorSpec(examples.input_name, datatype, (-1, *shape)),),
         (TensorSpec(output, "FP32", (-1, examples.outputs)),),
         max_batch_size,
         examples.labels,
     )
 
 
-def _network(request: TrainingRequest, examples: Examples) -> architectures.Network:
+def _network(
+    request: TrainingRequest, examples: Examples, *, sequences: bool
+) -> architectures.Network:
     lightning.seed_everything(request.hyperparameters.seed, workers=True, verbose=False)
     inner = architectures.build(
         request.model.architecture,
         request.model.options,
         examples.input_shape,
         examples.outputs,
+        None if examples.words is None else examples.words.vocabulary,
     )
     values = None if examples.labels else examples.train.targets
-    return architectures.Network(inner, examples.train.inputs, values)
+    return architectures.Network(
+        inner,
+        examples.train.inputs,
+        values,
+        multi_label=examples.task == "multi-label",
+        sequences=sequences,
+    )
+
+
+def _begin(
+    request: TrainingRequest, examples: Examples, network: architectures.Network, root: Path
+) -> dict[str, Any]:
+    """Load the weights that the request names; returns what the result says of it."""
+    if request.model.weights is None:
+        return {}
+    if examples.words is not None and examples.words.tokenizer is not None:
+        raise InvalidTrainingRequestError(
+            "model_config.weights: the vocabulary of text comes from the dataset, so weights that "
+            "were trained on another one mean something else; send token numbers instead"
+        )
+    path = weights_file(root, request.model.weights)
+    return {"weights": begin_with(network.inner, path, freeze=request.model.freeze)}
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

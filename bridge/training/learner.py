@@ -1,6 +1,7 @@
-"""Loss, optimizer and learning-rate schedule of a training. Runs in the training process only.
+"""One training as Lightning sees it. Runs in the training process only.
 
-Enters: a `Network` and `Hyperparameters`. Leaves: what Lightning's trainer needs to know.
+Enters: a `Network`, its loss and `Hyperparameters`. Leaves: what Lightning's trainer needs to know.
+All that changes in training lies in state dicts, so that Lightning's checkpoints go on exactly.
 """
 
 from typing import Any
@@ -11,49 +12,51 @@ from torch import nn
 
 from bridge.training.architectures import Network
 from bridge.training.feed import Batch
-from bridge.training.request import Hyperparameters
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.judging import progress_value
+from bridge.training.schedules import make_optimizer, make_schedule
 
 
 class Learner(lightning.LightningModule):
-    """Loss, optimizer and schedule; the network knows the rest. The hooks are Lightning's own."""
+    """Network, loss, optimizer and schedule. The hooks are Lightning's own."""
 
-    def __init__(self, network: Network, parameters: Hyperparameters, steps: int) -> None:
+    def __init__(
+        self, network: Network, parameters: Hyperparameters, loss: nn.Module, steps: int
+    ) -> None:
+        """Nothing is made before training begins.
+
+        Args:
+            network: to train.
+            parameters: how.
+            loss: from `make_loss`.
+            steps: of the optimizer, in all.
+        """
         super().__init__()
         self.network = network
         self.parameters_given = parameters
+        self.loss = loss
         self.steps = steps
         self.judged: list[tuple[float, float, int]] = []
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         """See `LightningModule`."""
-        return self._loss(*batch)[0]
+        rows, targets = batch
+        loss: torch.Tensor = self.loss(self.network(rows), self.network.wanted(targets))
+        return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """See `LightningModule`."""
-        loss, right = self._loss(*batch)
-        self.judged.append((float(loss), right, len(batch[0])))
+        rows, targets = batch
+        outputs, wanted = self.network(rows).float(), self.network.wanted(targets)
+        value = progress_value(self.network.task, outputs, wanted)
+        self.judged.append((float(self.loss(outputs, wanted)), value, len(rows)))
 
     def configure_optimizers(self) -> Any:
         """See `LightningModule`."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.parameters_given.learning_rate,
-            weight_decay=self.parameters_given.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.parameters_given.learning_rate, total_steps=self.steps
-        )
+        learning = (weight for weight in self.network.parameters() if weight.requires_grad)
+        optimizer = make_optimizer(learning, self.parameters_given)
+        schedule = make_schedule(optimizer, self.parameters_given, self.steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def _loss(self, rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Mean loss, and the share of right classes or the squared error."""
-        outputs = self.network(rows)
-        if self.network.classifies:
-            loss = nn.functional.cross_entropy(outputs, targets)
-            right = 0.0 if self.training else float((outputs.argmax(1) == targets).float().mean())
-            return loss, right
-        loss = nn.functional.mse_loss(outputs, self.network.normalised(targets))
-        return loss, 0.0 if self.training else float(loss)

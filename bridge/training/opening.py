@@ -8,15 +8,22 @@ from typing import Any
 
 from bridge.errors import DatasetError, InvalidNameError
 from bridge.training.datasets import DatasetStore, naming
-from bridge.training.examples import Examples, classes_of, prepare
-from bridge.training.request import Hyperparameters, ModelConfig
+from bridge.training.examples import Examples, prepare
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.request import ModelConfig
 from bridge.training.survey import survey
+from bridge.training.targets import classes_of
 
 
 def open_examples(
-    store: DatasetStore, dataset_id: str, model: ModelConfig, parameters: Hyperparameters
+    store: DatasetStore,
+    dataset_id: str,
+    model: ModelConfig,
+    parameters: Hyperparameters,
+    *,
+    sequences: bool = False,
 ) -> Examples:
-    """Read, split and check the rows of a dataset.
+    """Read, split and check the rows of a dataset; text and tokens only for `sequences`.
 
     Raises:
         DatasetError: they cannot be trained on; tells the dataset, the column and what to do.
@@ -29,7 +36,7 @@ def open_examples(
         classes=lambda rows: classes_of(rows, model),
     )
     with naming(dataset_id):
-        return prepare(splits, model)
+        return prepare(splits, model, sequences=sequences)
 
 
 def validate(

@@ -25,6 +25,8 @@ from bridge.names import check_name
 from bridge.repository import check_model_id
 from bridge.settings import Settings
 from bridge.training.datasets import DatasetStore
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.pretrained import weights_file
 
 ARCHITECTURES = "bridge.architectures"
 """Entry-point group; a name in it is what `model_config["architecture"]` may say."""
@@ -32,18 +34,25 @@ ARCHITECTURES = "bridge.architectures"
 TARGETS = ("target", "label", "class", "y")
 """Columns that are taken for the target where the caller names none."""
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "multi-label", "regression"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 # Of what is told: a stranger's fields may be many, and their names long.
 _MOST_PROBLEMS, _MOST_NAME = 20, 64
 
-# Small tables need many steps to learn at all, large ones few enough to end.
-_STEPS_AN_EPOCH = 20
-_SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
-
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TextConfig(BaseModel):
+    """How a column of text becomes tokens."""
+
+    model_config = _CONFIG
+
+    vocabulary: int = Field(default=20_000, ge=1, le=1_000_000)
+    """So many of the commonest words are known; the others are one and the same."""
+    length: int | None = Field(default=None, ge=1, le=8192)
+    """Words of a text that count; by default as many as the longest has, 256 at most."""
 
 
 class ModelConfig(BaseModel):
@@ -52,7 +61,7 @@ class ModelConfig(BaseModel):
     model_config = _CONFIG
 
     architecture: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    """Name of an entry point in `bridge.architectures`: "mlp", "cnn", or one of your own."""
+    """Name of an entry point in `bridge.architectures`: "mlp", "cnn", "transformer", or another."""
     model_id: str | None = None
     """Name of the model in Triton; by default the dataset's id."""
     input: Column | None = None
@@ -61,8 +70,16 @@ class ModelConfig(BaseModel):
     """Or several, laid side by side in this order; by default all but the target."""
     target: Column | None = None
     """Column to predict; by default the one called "target", "label", "class" or "y"."""
+    targets: list[Column] | None = Field(default=None, min_length=1)
+    """Or several columns, side by side: labels of 0 and 1, or values."""
     task: Task | None = None
-    """By default classification, unless the target holds fractions."""
+    """By default regression of fractions, multi-label of lists of 0 and 1, else classification."""
+    text: TextConfig = Field(default_factory=TextConfig)
+    """Where the input is text."""
+    weights: str | None = None
+    """A file under DATASET_ROOT whose weights the network begins with."""
+    freeze: bool = False
+    """Train the last layer only."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
     """Rows that Triton puts into one batch at most."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -72,41 +89,23 @@ class ModelConfig(BaseModel):
     def _one_way(self) -> Self:
         if self.input is not None and self.inputs is not None:
             raise ValueError("'input' and 'inputs' say the same: give one of them")
-        if self.inputs is not None and len(set(self.inputs)) < len(self.inputs):
-            raise ValueError("'inputs' names a column twice")
-        if self.target is not None and self.target in (self.columns or ()):
-            raise ValueError(f"the target {self.target!r} is also an input")
+        if self.target is not None and self.targets is not None:
+            raise ValueError("'target' and 'targets' say the same: give one of them")
+        if self.freeze and self.weights is None:
+            raise ValueError("'freeze' needs 'weights': nothing learns where nothing was learned")
+        for name in ("inputs", "targets"):
+            columns = getattr(self, name) or []
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{name!r} names a column twice")
+        for target in self.targets or ([] if self.target is None else [self.target]):
+            if target in (self.columns or ()):
+                raise ValueError(f"the target {target!r} is also an input")
         return self
 
     @property
     def columns(self) -> list[str] | None:
         """Input columns that the caller named, or None for all but the target."""
         return self.inputs if self.input is None else [self.input]
-
-
-class Hyperparameters(BaseModel):
-    """`hyperparameters`: how it is trained."""
-
-    model_config = _CONFIG
-
-    epochs: int = Field(default=15, ge=1, le=100_000)
-    batch_size: int | None = Field(default=None, ge=1, le=1_048_576)
-    """Rows for each optimizer step; by default 8 to 64, so that an epoch has 20 steps or more."""
-    learning_rate: float = Field(default=2e-3, gt=0, le=10)
-    """Highest rate of the one-cycle schedule."""
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    seed: int = Field(default=0, ge=0, le=2**32 - 1)
-    """Of the weights, the order of rows, and the split where the dataset has none."""
-    validation_fraction: float = Field(default=0.2, gt=0, le=0.5)
-    """Share of rows held back where the dataset has no validation split."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after so many epochs without a lower validation loss, and keep the best epoch's
-    weights; by default train for all epochs and keep the last one's."""
-
-    def batch_size_for(self, rows: int) -> int:
-        """Rows for each optimizer step, where there are so many rows to train on."""
-        fitting = min(max(rows // _STEPS_AN_EPOCH, _SMALLEST_BATCH), _LARGEST_BATCH)
-        return fitting if self.batch_size is None else self.batch_size
 
 
 class TrainingRequest(BaseModel):
@@ -157,6 +156,8 @@ def parse_request(
     if problems or model is None or parameters is None:
         raise InvalidTrainingRequestError("; ".join(problems))
     DatasetStore(settings.dataset_root).path(dataset_id)
+    if model.weights is not None:
+        weights_file(settings.dataset_root, model.weights)
     return TrainingRequest(
         dataset_id=dataset_id, model_id=model_id, model=model, hyperparameters=parameters
     )
@@ -182,18 +183,20 @@ def _read(model: type[Parsed], name: str, value: Any, problems: list[str]) -> Pa
     try:
         return model.model_validate(dict(value))
     except ValidationError as error:
-        known = sorted(model.model_fields)
         found = error.errors(include_url=False)
-        problems += [_sentence(name, item, known) for item in found[:_MOST_PROBLEMS]]
+        problems += [_sentence(name, item) for item in found[:_MOST_PROBLEMS]]
+        strange = [item["loc"] for item in found if item["type"] == "extra_forbidden"]
+        if any(len(place) == 1 for place in strange):  # told once, not for each of them
+            problems.append(f"{name}: known fields are {', '.join(sorted(model.model_fields))}")
         if len(found) > _MOST_PROBLEMS:
             problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
         return None
 
 
-def _sentence(name: str, item: ErrorDetails, known: list[str]) -> str:
+def _sentence(name: str, item: ErrorDetails) -> str:
     field = ".".join([name, *(str(part)[:_MOST_NAME] for part in item["loc"])])
     if item["type"] == "extra_forbidden":
-        return f"{field}: there is no such field; known are {', '.join(known)}"
+        return f"{field}: there is no such field"
     if item["type"] == "missing":
         return f"{field}: is missing"
     text = item["msg"].removeprefix("Value error, ")

@@ -122,11 +122,11 @@ class Slicer(Callback):
 
     def _look(self, trainer: Any) -> None:
         now = time.monotonic()
-        over = trainer.strategy.broadcast(
-            now - self._started >= self._asked.length_s or self._asked.stop()
-        )
-        due = max(self._asked.checkpoint_every_s, self._cost_s * _LEAST_TIMES)
-        if over or trainer.strategy.broadcast(now - self._last >= due):
+        over = now - self._started >= self._asked.length_s or self._asked.stop()
+        due = now - self._last >= max(self._asked.checkpoint_every_s, self._cost_s * _LEAST_TIMES)
+        if trainer.world_size > 1:  # several processes must agree
+            over, due = trainer.strategy.broadcast((over, due))
+        if over or due:
             try:
                 self._save(trainer)
             except (OSError, RuntimeError) as error:  # torch's own error for a full disk

@@ -12,7 +12,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from bridge.errors import TrainingFailedError
-from bridge.training.request import Hyperparameters
+from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.judging import PROGRESS
 
 Progress = dict[str, Any]
 
@@ -101,7 +102,7 @@ class Watcher(Callback):
             raise TrainingFailedError(
                 f"the loss is {loss} after epoch {epoch + 1}; lower hyperparameters.learning_rate"
             )
-        self.metric = ("accuracy", right) if pl_module.network.classifies else ("mse", right)
+        self.metric = (PROGRESS[pl_module.network.task], right)
         self.curve.append((epoch + 1, loss, right))
         if len(self.curve) > _CURVE_POINTS:
             del self.curve[1::2]

@@ -78,7 +78,7 @@ def test_answers_are_in_the_callers_units():
     rows, values = torch.randn(50, 2), torch.randn(50, 1) * 1000 + 7e4
     network = Network(torch.nn.Linear(2, 1), rows, values)
     wanted = network.inner((rows - network.input_mean) / network.input_scale)
-    torch.testing.assert_close(network.normalised(network.answer(rows)), wanted, rtol=0, atol=1e-3)
+    torch.testing.assert_close(network.wanted(network.answer(rows)), wanted, rtol=0, atol=1e-3)
     classes = Network(torch.nn.Linear(2, 3), rows, None).answer(rows)
     torch.testing.assert_close(classes.sum(1), torch.ones(50))
 

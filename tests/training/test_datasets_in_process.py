@@ -7,7 +7,7 @@ from PIL import Image
 from bridge.errors import DatasetError
 from bridge.settings import Settings
 from bridge.training.datasets import DatasetStore
-from bridge.training.process import train_in_process
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 
 
@@ -17,12 +17,11 @@ async def train(root, folder, dataset, architecture):
     )
     folder.mkdir()
 
-    async def on_progress(progress):
+    async def ignore(*_):
         pass
 
-    return await train_in_process(
-        request, folder, root, on_plan=lambda _: None, on_progress=on_progress
-    )
+    listeners = Listeners(lambda _: None, ignore, ignore)
+    return await train_in_process(request, folder, root, Piece(), listeners)
 
 
 async def test_a_folder_of_images_is_trained_on(tmp_path):

@@ -33,6 +33,7 @@ def examples(store, dataset_id="d", **model):
     return prepare(splits, ModelConfig(architecture="mlp", **model))
 
 
+FLAGS = np.stack([Y, 1 - Y, Y], axis=1)
 NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
 
 
@@ -53,6 +54,21 @@ NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
         ({"x": X, "target": np.arange(ROWS)}, {}, "40 classes|classes in 30 rows"),
         ({"x": X, "target": X[:, 0]}, {"task": "classification"}, "holds fractions"),
         ({"x": X, "target": X}, {"task": "classification"}, "one class for each row"),
+        ({"x": X, "target": Y}, {"targets": ["target", "z"]}, "no target column 'z'"),
+        (
+            {"x": X, "a": Y, "b": X},
+            {"targets": ["a", "b"]},
+            "target 'b' must hold one number for each",
+        ),
+        ({"x": X, "a": Y, "b": Y.astype(str)}, {"targets": ["a", "b"]}, "must hold one number"),
+        ({"x": X, "target": Y}, {"task": "multi-label"}, "a list with 1 for each label that is"),
+        ({"x": X, "target": FLAGS * 2}, {"task": "multi-label"}, "a list with 1 for each label"),
+        (
+            {"x": X, "target": FLAGS},
+            {"task": "classification"},
+            'model_config.task to "multi-label',
+        ),
+        ({"x": X, "a\nb": Y, "c": Y}, {"targets": ["a\nb", "c"]}, "cannot be a label"),
         ({"x": X[:8], "target": Y[:8]}, {}, "are too few; at least 10"),
         ({"x": X[:1], "target": Y[:1]}, {}, "too few"),
         ({"x": X, "i": X.reshape(-1, 3, 1), "target": Y}, {}, "which cannot be laid beside"),
@@ -94,3 +110,29 @@ def test_validation_that_does_not_fit(store):
     store.add("classes", {"train": good, "validation": {"x": X, "target": Y + 5}})
     with pytest.raises(DatasetError, match=r"classes that train has not: 5, 6"):
         examples(store, "classes")
+
+
+@pytest.mark.parametrize("kind", [int, bool, np.float32])
+def test_a_column_of_lists_holds_several_labels(store, kind):
+    store.add("d", {"train": {"x": X, "target": FLAGS.astype(kind)}})
+    made = examples(store, task="multi-label")
+    assert (made.task, made.labels, made.outputs) == ("multi-label", ("0", "1", "2"), 3)
+    assert made.train.targets.dtype == np.float32
+    assert set(map(tuple, made.train.targets)) == {(0, 1, 0), (1, 0, 1)}
+    assert examples(store).task == ("regression" if kind is np.float32 else "multi-label")
+
+
+def test_several_columns_are_labels_by_their_names_or_values(store):
+    store.add("d", {"train": {"x": X, "a": Y, "b": 1 - Y}})
+    made = examples(store, targets=["b", "a"])
+    assert (made.task, made.labels, made.columns) == ("multi-label", ("b", "a"), ("x",))
+    store.add("v", {"train": {"x": X, "a": X[:, 0], "b": Y}})
+    made = examples(store, "v", targets=["a", "b"])
+    assert (made.task, made.labels, made.outputs) == ("regression", (), 2)
+
+
+def test_validation_with_another_number_of_labels(store):
+    splits = {"train": {"x": X, "y": FLAGS}, "validation": {"x": X, "y": FLAGS[:, :2]}}
+    store.add("d", splits)
+    with pytest.raises(DatasetError, match="another number of labels in validation"):
+        examples(store)

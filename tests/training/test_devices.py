@@ -1,0 +1,133 @@
+"""Two processes of the CPU train together, as several GPUs would."""
+
+import contextlib
+import os
+
+import numpy as np
+import psutil
+import pytest
+
+from bridge.errors import DatasetError, InvalidTrainingRequestError, TrainingFailedError
+from bridge.training import devices
+from bridge.training.examples import Rows
+from bridge.training.feed import Feed, batches_an_epoch
+from bridge.training.process import Listeners, Piece, train_in_process
+from bridge.training.request import parse_request
+
+
+def test_each_process_takes_its_share_of_every_batch():
+    x = np.arange(45, dtype=np.float32)[:, None]
+    rows = Rows(x, np.arange(45))
+    alone = Feed(rows, 10, seed=3)
+    together = [Feed(rows, 10, seed=3, place=(rank, 2)) for rank in range(2)]
+    assert [len(feed) for feed in (alone, *together)] == [5, 5, 5]
+    for _ in range(2):  # epochs
+        for whole, *parts in zip(alone, *together, strict=True):
+            assert [len(part[1]) for part in parts] == [
+                (len(whole[1]) + 1) // 2,
+                len(whole[1]) // 2,
+            ]
+            found = np.concatenate([part[1] for part in parts])
+            assert sorted(found) == sorted(whole[1].tolist())
+
+
+@pytest.mark.parametrize(
+    ("rows", "world", "batches"), [(41, 1, 4), (42, 1, 5), (43, 2, 4), (44, 2, 5), (4, 2, 1)]
+)
+def test_a_last_batch_too_small_to_be_shared_is_left_out(rows, world, batches):
+    assert batches_an_epoch(rows, 10, world) == batches
+
+
+def test_rows_that_cannot_be_shared():
+    with pytest.raises(DatasetError, match="3 rows to train on cannot be shared by 2 devices"):
+        batches_an_epoch(3, 10, 2)
+
+
+def test_more_devices_than_there_are(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(InvalidTrainingRequestError, match=r"2 were asked for, and .* has 1"):
+        devices.launch(lambda *_: None, {}, 2, lambda *_: None)
+
+
+async def run(settings, tmp_path, hyperparameters, *, on_progress=None, **model):
+    request = parse_request("few", {"architecture": "cnn", **model}, hyperparameters, settings)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    seen = []
+
+    async def progress(record):
+        seen.append(record)
+        if on_progress is not None:
+            on_progress()
+
+    async def checkpoint(file, facts):
+        pass
+
+    listeners = Listeners(lambda _: None, progress, checkpoint)
+    outcome = await train_in_process(request, folder, settings.dataset_root, Piece(), listeners)
+    return outcome, seen
+
+
+def trainers():
+    """The processes that the training process has started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "multiprocessing.spawn" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+async def test_two_processes_make_one_model(settings, tmp_path):
+    most, groups, listening = [], set(), set()
+
+    def look():
+        most.append(len(trainers()))
+        groups.update(os.getpgid(process.pid) for process in trainers())
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sockets = process.net_connections("tcp")
+                if "bridge.training.child" in process.cmdline() or process in trainers():
+                    listening.update(s.laddr.ip for s in sockets if s.status == "LISTEN")
+
+    outcome, seen = await run(
+        settings,
+        tmp_path,
+        {"epochs": 3, "devices": 2, "learning_rate": 0.01, "patience": 2},
+        on_progress=look,
+    )
+    assert max(most) == 2
+    assert listening == {"127.0.0.1"}
+    # One group, not ours: cancelling kills the group.
+    assert len(groups - {os.getpgid(0)}) == len(groups) == 1
+    assert outcome.result["hyperparameters"]["devices"] == 2
+    assert outcome.result["metrics"]["accuracy"] > 0.5
+    assert outcome.result["parity"]["class_agreement"] == 1.0
+    # Steps are those of one process, and every record came once.
+    assert [(one["epoch"], one["step"]) for one in seen if one["step"] % 20 == 0] == [
+        (1, 20),
+        (2, 40),
+        (3, 60),
+    ]
+    assert trainers() == []
+
+
+async def test_an_error_keeps_its_class_and_words(settings, tmp_path):
+    with pytest.raises(InvalidTrainingRequestError, match="there are no labels 'ten'"):
+        await run(settings, tmp_path, {"devices": 2, "class_weights": {"ten": 2}})
+    assert trainers() == []
+
+
+async def test_the_death_of_one_ends_all(settings, tmp_path):
+    killed = []
+
+    def kill():
+        if not killed:
+            killed.append(trainers()[1])
+            killed[0].kill()
+
+    with pytest.raises(
+        TrainingFailedError, match=r"the process of device \d ended with exit code -9"
+    ):
+        await run(settings, tmp_path, {"epochs": 10_000, "devices": 2}, on_progress=kill)
+    assert trainers() == []
