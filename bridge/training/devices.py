@@ -64,7 +64,7 @@ def launch(
 
     Raises:
         InvalidTrainingRequestError: this machine has fewer GPUs.
-        BridgeError: what the first process ended with.
+        BridgeError: what the first to fail ended with.
         TrainingFailedError: one of them died.
     """
     found = torch.cuda.device_count()
@@ -141,7 +141,8 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
     try:
         work(job, report, stopping.is_set)
     except BridgeError as error:
-        report("error", {"class": type(error).__name__, "text": str(error)})
+        # From whichever comes first: the launcher ends the others as soon as one has ended.
+        lines.put(("error", {"class": type(error).__name__, "text": str(error)}))
         raise
     finally:
         if distributed.is_initialized():
