@@ -17,6 +17,9 @@ MAX_RETRIES = "max_retries"
 RETRY_ON_ERROR = "retry_on_error"
 """taskiq's own: false means never."""
 
+DELAY = "delay"
+"""taskiq's own: seconds to wait before the task begins."""
+
 _FALSE = {"false", "0", "no", "off"}
 _MOST_RETRIES = 1000
 
@@ -52,6 +55,15 @@ def retries_of(labels: dict[str, Any], default: int) -> int:
         return 0
     asked = _number(labels, MAX_RETRIES, least=0.0)
     return default if asked is None else min(int(asked), _MOST_RETRIES)
+
+
+def delay_of(labels: dict[str, Any]) -> float:
+    """Seconds that the task waits before it begins.
+
+    Raises:
+        InvalidLabelError: not a number of seconds.
+    """
+    return _number(labels, DELAY, least=0.0) or 0.0
 
 
 def _number(labels: dict[str, Any], name: str, least: float) -> float | None:
