@@ -22,6 +22,7 @@ DELAY = "delay"
 
 _FALSE = {"false", "0", "no", "off"}
 _MOST_RETRIES = 1000
+_MOST_DELAY_S = 1e9
 
 
 def deadline_of(labels: dict[str, Any]) -> float | None:
@@ -63,7 +64,7 @@ def delay_of(labels: dict[str, Any]) -> float:
     Raises:
         InvalidLabelError: not a number of seconds.
     """
-    return _number(labels, DELAY, least=0.0) or 0.0
+    return min(_number(labels, DELAY, least=0.0) or 0.0, _MOST_DELAY_S)
 
 
 def _number(labels: dict[str, Any], name: str, least: float) -> float | None:

@@ -6,7 +6,6 @@ long, after which RabbitMQ moves them to the queue from which they came (`x-mess
 """
 
 import bisect
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +26,9 @@ CRASHES = "x-bridge-crashes"
 """Header: how many tries were there when their model's process died; 0 where it is missing."""
 
 BEGIN_AT = "x-bridge-begin-at"
-"""Header: Unix time at which a delayed task is to begin. It waits in several tiers, one after the
-other, so that any delay can be had; it is late by less than a second."""
+"""Header: Unix time in milliseconds (the client library writes floats with 24 bits) at which a
+delayed task is to begin. It waits in several tiers, one after the other, so that any delay can be
+had; it is late by less than a second."""
 
 TIERS_S = (1, 2, 4, 8, 16, 32, 64)
 """The delays there are, in seconds. Waits between them are rounded up."""
@@ -40,9 +40,9 @@ _CLOCKS_S = 0.05  # a timer, which has another clock, may go off a little before
 def early(message: DeliveredMessage) -> float | None:
     """When a message that came before its time is to begin; None: it may."""
     value = (message.header.properties.headers or {}).get(BEGIN_AT)
-    if not isinstance(value, float) or not math.isfinite(value):
+    if type(value) is not int or value / 1000 - time.time() <= _CLOCKS_S:
         return None
-    return value if value - time.time() > _CLOCKS_S else None
+    return value / 1000
 
 
 def copy_of(message: DeliveredMessage, headers: Mapping[str, Any]) -> aio_pika.Message:
@@ -122,7 +122,7 @@ class Tiers:
         """
         left_s = begin_at - time.time()
         tier = TIERS_S[max(bisect.bisect_right(TIERS_S, left_s + _CLOCKS_S), 1) - 1]
-        message.headers[BEGIN_AT] = begin_at
+        message.headers[BEGIN_AT] = round(begin_at * 1000)
         message.delivery_mode = aio_pika.DeliveryMode.PERSISTENT
         await self._put(connection, exchange, message, tier)
 
