@@ -1,5 +1,6 @@
 """What a run found, for a person, for a program, and for the docs."""
 
+import math
 import statistics
 from collections import defaultdict
 from typing import Any
@@ -55,6 +56,7 @@ def recoveries(outcome: Outcome) -> dict[str, dict[str, Any]]:
             "count": len(hits),
             "median_s": round(statistics.median(seconds), 2) if seconds else None,
             "max_s": round(max(seconds), 2) if len(seconds) == len(hits) else None,
+            "slowest": max(hits, key=lambda hit: hit.recovery_s or math.inf).fault.target,
         }
     return found
 
@@ -77,9 +79,10 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Tables, and the tasks that are wrong."""
-    table = Table(title=f"{len(outcome.hits)} faults, seed {outcome.options.seed}")
-    for column in ("fault", "count", "recovery, median s", "max s"):
-        table.add_column(column, justify="left" if column == "fault" else "right")
+    alone = ", one at a time" if outcome.options.rounds else ""
+    table = Table(title=f"{len(outcome.hits)} faults{alone}, seed {outcome.options.seed}")
+    for column in fault_columns(outcome):
+        table.add_column(column, justify="left" if column in {"fault", "max of"} else "right")
     for row in fault_rows(outcome):
         table.add_row(*row)
     console.print(table)
@@ -96,14 +99,22 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(f"seed {outcome.options.seed}: the ledger {verdict}")
 
 
+def fault_columns(outcome: Outcome) -> list[str]:
+    """What `fault_rows` gives."""
+    alone = ["max of"] if outcome.options.rounds else []
+    return ["fault", "count", "recovery, median s", "max s", *alone]
+
+
 def fault_rows(outcome: Outcome) -> list[list[str]]:
     """A row for each kind, those that were left out last and loud."""
     rows = [
-        [kind, str(it["count"]), _seconds(it["median_s"]), _seconds(it["max_s"])]
+        [kind, str(it["count"]), _seconds(it["median_s"]), _seconds(it["max_s"]), it["slowest"]]
         for kind, it in recoveries(outcome).items()
     ]
-    rows += [[f"LEFT OUT: {kind} ({why})", "0", "", ""] for kind, why in outcome.left_out.items()]
-    return rows
+    rows += [
+        [f"LEFT OUT: {kind} ({why})", "0", "", "", ""] for kind, why in outcome.left_out.items()
+    ]
+    return [row[: len(fault_columns(outcome))] for row in rows]
 
 
 def _seconds(value: float | None) -> str:
