@@ -30,7 +30,7 @@ _CLIENTS = 2
 _STOCK = 2
 _LANES = 6
 _FAULTS_WITHIN = 0.85  # of the time of the load: the last ones are recovered from under load
-_BETWEEN_S = 1.5  # so that one fault's traces are gone before the next
+_BETWEEN_S = 1.0
 _LAST_WORDS_S = 3.0
 _MOST_GROWTH_MB = 150.0
 
@@ -61,6 +61,8 @@ class Hit:
     fault: Fault
     recovery_s: float | None
     """From when its part was back until a probe succeeded; None: none did."""
+    ended_s: float | None = None
+    """From then until all had ended that was submitted before; only of faults one at a time."""
 
 
 @dataclass(slots=True)
@@ -113,6 +115,7 @@ class _Run:
         self._stack = stack
         self._options = options
         self._say = say
+        self._ended = 0  # so many of the book's entries are known to have ended
 
     async def go(self, settings: Settings) -> Outcome:
         begun = time.monotonic()
@@ -179,10 +182,16 @@ class _Run:
         finally:
             del self.watch.broken[fault.number]
             self._say(f"  {time.monotonic() - begun:5.1f} s: over: {fault.kind} ({fault.target})")
+        back, entries = time.monotonic(), len(self.book.entries)
         hit = Hit(fault, await probes.recovery_s())
         self.outcome.hits.append(hit)
         if self._options.rounds:
-            self._say(f"  recovered in {hit.recovery_s or math.nan:.2f} s")
+            due = self.book.entries[self._ended : entries]
+            if await audit.ended(self._stack, due, self._options.settle_s):
+                hit.ended_s = time.monotonic() - back
+            self._ended = entries
+            ended = "never" if hit.ended_s is None else f"{hit.ended_s:.2f} s"
+            self._say(f"  recovered: {hit.recovery_s or math.inf:.2f} s; all ended: {ended}")
 
     async def _heal(self) -> None:
         """All parts run: no fault is left, but what ended by itself may still be starting."""
