@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
 from taskiq.formatters.json_formatter import JSONFormatter
+from taskiq.kicker import AsyncKicker
 from taskiq.serializers import PickleSerializer
 from taskiq_redis import RedisAsyncResultBackend
 
@@ -87,6 +88,19 @@ async def test_a_middleware_that_fails_around_a_users_task(kind, hook, rig):
     for task_id in ids:
         assert "a middleware's own error" in str((await rig.record(task_id)).error)
     assert await rig.counts() == (0, 0)
+
+
+async def test_a_middleware_that_fails_around_a_users_task_on_redis_streams(rig):
+    """3, ours, without RabbitMQ."""
+    rig.own = rig.own.model_copy(update={"bridge_queue": "redis-streams"})
+    producer = rig.broker("ours")
+    await producer.startup()
+    async with rig.serving(users_task(rig.broker("ours", broken("pre_execute")))):
+        kicker = AsyncKicker("whisper", producer, {}).with_task_id("streamed")
+        await kicker.kiq("hello")
+        assert "a middleware's own error" in str((await rig.record("streamed")).error)
+        await rig.taken()
+    await producer.shutdown()
 
 
 async def test_a_task_that_was_acknowledged_before_a_middleware_failed(rig):
