@@ -15,6 +15,10 @@ from redis.exceptions import RedisError
 _AGAIN_S = 0.5
 _SILENCE_S = 10.0
 
+REDIS_LOST = (RedisError, OSError, RuntimeError)
+"""What redis-py raises when Redis is away; RuntimeError is uvloop's, of a connection that has just
+been closed."""
+
 logger = logging.getLogger("bridge.channels")
 
 
@@ -43,12 +47,12 @@ async def listen(
                         await heard(message["data"].decode(errors="replace"))
                     elif unsure is not None:
                         await unsure()
-        except (RedisError, OSError) as error:
+        except REDIS_LOST as error:
             logger.info("not hearing %s, trying again: %s", channel, error)
         await asyncio.sleep(_AGAIN_S)
 
 
 async def tell(redis: Redis, channel: str, message: str) -> None:
     """Publish, if Redis is there: who must not miss it looks for himself."""
-    with contextlib.suppress(RedisError, OSError):
+    with contextlib.suppress(*REDIS_LOST):
         await redis.publish(channel, message)

@@ -32,6 +32,7 @@ from bridge.arrays import (
     send_inputs,
 )
 from bridge.cancellations import cancel
+from bridge.channels import REDIS_LOST
 from bridge.errors import (
     BridgeError,
     NoPayloadStoreError,
@@ -289,14 +290,14 @@ class BridgeClient:
         keep_s = self._settings.bridge_result_ttl_s
         try:
             return await cancel(self._redis, check_name("task_id", task_id), keep_s, now=now)
-        except RedisError as error:
+        except REDIS_LOST as error:
             raise QueueError(f"cannot use Redis: {error}") from None
 
     async def progress(self, task_id: str) -> dict[str, Any] | None:
         """A task's last progress report, or None."""
         try:
             progress = await self._brokers["training"].result_backend.get_progress(task_id)
-        except RedisError as error:
+        except REDIS_LOST as error:
             raise QueueError(f"cannot read from Redis: {error}") from None
         return progress.meta if progress else None
 

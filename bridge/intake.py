@@ -12,7 +12,7 @@ of concurrent tasks nor its bookkeeping stands between a message and its batch.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
@@ -94,6 +94,20 @@ class Intake:
         finally:
             self._running.discard(task)
         return True
+
+    def fail(
+        self, message: TaskiqMessage, error: Exception, ack: Callable[[], Awaitable[None]]
+    ) -> None:
+        """End a task that taskiq's receiver was to run, and failed around it."""
+
+        async def end() -> None:
+            await self._end(message, error)
+            await ack()
+
+        logger.error("taskiq failed around task %s", message.task_id, exc_info=error)
+        task = asyncio.create_task(end())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def drain(self) -> None:
         """Wait for what runs; give up what still does when the time for it is over.
@@ -249,7 +263,7 @@ class Intake:
         tries = turn.crashes + 1 if crashed else turn.attempt
         return self._retries.wait_s(error, tries, turn.left_s, most=most)
 
-    async def _end(self, message: TaskiqMessage, error: BridgeError) -> None:
+    async def _end(self, message: TaskiqMessage, error: Exception) -> None:
         """Record the end of a task that does not run any more."""
         logger.info("task %s: %s", message.task_id, error)
         result = _result(message, None, error, 0.0)

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from bridge.channels import tell
+from bridge.channels import REDIS_LOST, tell
 
 CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
@@ -175,7 +174,7 @@ class Jobs:
             try:
                 answer, number, slices = await self._run(_CLAIM, keys, *arguments)
                 return Claim(answer.decode(), number, slices)
-            except (RedisError, OSError) as error:
+            except REDIS_LOST as error:
                 logger.warning("cannot ask Redis who trains %s, trying again: %s", task_id, error)
                 await asyncio.sleep(_AGAIN_S)
 
@@ -186,7 +185,7 @@ class Jobs:
             What somebody wants: "pause" or ""; "lost": another has it.
 
         Raises:
-            RedisError, OSError: nobody knows.
+            RedisError: nobody knows; or another of REDIS_LOST.
         """
         keys = (*_keys(task_id), self._running)
         arguments = (task_id, token, self._lease_ms, self._keep_s)
@@ -198,7 +197,7 @@ class Jobs:
         try:
             keys = (*_keys(task_id), self._waiting, self._running)
             await self._run(_RELEASE, keys, task_id, token)
-        except (RedisError, OSError) as error:
+        except REDIS_LOST as error:
             logger.info("the lease of task %s has to run out: %s", task_id, error)
 
     async def register(self, task_id: str, priority: int) -> None:

@@ -23,9 +23,13 @@ PRIORITY = "priority"
 BATON = "bridge_baton"
 """Ours: the token under which a message that continues a task was written (`bridge.jobs`)."""
 
+DELAY = "delay"
+"""taskiq's own: seconds to wait before the task begins."""
+
 _FALSE = {"false", "0", "no", "off"}
 _MOST_RETRIES = 1000
 _MOST_PRIORITY = 255  # of AMQP
+_MOST_DELAY_S = 1e9
 
 
 def deadline_of(labels: dict[str, Any]) -> float | None:
@@ -84,10 +88,19 @@ def baton_of(labels: dict[str, Any]) -> int:
 
 def continued(message: TaskiqMessage, baton: int | None = None) -> TaskiqMessage:
     """The message that takes this one's place; a delay that its caller asked for has passed."""
-    labels = {name: value for name, value in message.labels.items() if name != "delay"}
+    labels = {name: value for name, value in message.labels.items() if name != DELAY}
     if baton is not None:
         labels[BATON] = baton
     return message.model_copy(update={"labels": labels})
+
+
+def delay_of(labels: dict[str, Any]) -> float:
+    """Seconds that the task waits before it begins.
+
+    Raises:
+        InvalidLabelError: not a number of seconds.
+    """
+    return min(_number(labels, DELAY, least=0.0) or 0.0, _MOST_DELAY_S)
 
 
 def _number(labels: dict[str, Any], name: str, least: float) -> float | None:

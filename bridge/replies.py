@@ -12,9 +12,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from taskiq import TaskiqResult
 
+from bridge.channels import REDIS_LOST
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result
 from bridge.results import decode_push, reply_channel
@@ -96,7 +96,7 @@ class Replies:
     async def _read(self, task_id: str) -> bytes | None:
         try:
             value: Any = await self._redis.get(task_id)
-        except (RedisError, OSError):
+        except REDIS_LOST:
             return None  # Redis is away: whoever waits goes on waiting, within the time it gave
         return value  # type: ignore[no-any-return] # redis-py types answers as str | bytes
 
@@ -113,7 +113,7 @@ class Replies:
                                 waiter.arrived.set()
                         elif message["type"] == "message":
                             self._hand_over(message["data"])
-            except (RedisError, OSError) as error:
+            except REDIS_LOST as error:
                 logger.warning("lost the connection for results, trying again: %s", error)
                 await asyncio.sleep(_RECONNECT_S)
 

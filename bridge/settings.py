@@ -4,6 +4,7 @@ Enters: environment variables. Leaves: one frozen `Settings`. Secrets are `Secre
 text never reaches a log or a traceback.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -21,6 +22,7 @@ from pydantic_settings import SettingsConfigDict
 
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
+from bridge.mistyped import mistyped
 from bridge.training_settings import TrainingSettings
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
@@ -40,7 +42,7 @@ class Settings(TrainingSettings):
     A field's environment variable is its name in capitals.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # The queue.
     bridge_queue: Literal["rabbitmq", "redis-streams"] = "rabbitmq"
@@ -294,9 +296,13 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingsError: names each variable that cannot be used, and why. Values are left out,
-            as they may be secrets.
+        SettingsError: names each variable that cannot be used, and why; or that is none, and
+            which one was probably meant. Values are left out, as they may be secrets.
     """
+    slips = mistyped(os.environ, {name.upper() for name in Settings.model_fields})
+    if slips:
+        told = "; ".join(f"{name}: did you mean {meant}?" for name, meant in slips.items())
+        raise SettingsError(f"no such variable: {told}")
     try:
         return Settings()
     except ValidationError as error:

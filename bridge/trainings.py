@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from bridge.channels import REDIS_LOST
 from bridge.errors import QueueError
 from bridge.jobs import Job, Jobs
 from bridge.labels import continued
@@ -90,5 +90,5 @@ class Trainings:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError) as error:
+    except REDIS_LOST as error:
         raise QueueError(f"cannot use Redis: {error}") from None

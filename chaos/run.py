@@ -3,9 +3,11 @@
 Servers are private and vanish at the end. The exit code is 1 if the ledger does not balance.
 """
 
+import asyncio
 import logging
 import os
 import secrets
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +26,7 @@ from bridgechaos import pages, report  # noqa: E402 - found by the line above
 from bridgechaos.session import Options, Outcome, run_once  # noqa: E402
 from bridgechaos.stack import open_stack  # noqa: E402
 
+_HEARD_S = 0.5
 _LOGS = _HERE.parent / "build" / "chaos"
 _PAGE = _HERE.parent / "docs" / "chaos.md"
 
@@ -46,7 +49,18 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     settle_s: Annotated[
         float, typer.Option(min=1, help="How long the queues may take to drain at the end.")
     ] = 180.0,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="With --one-at-a-time: how often each fault comes.")
+    ] = 1,
     *,
+    one_at_a_time: Annotated[
+        bool,
+        typer.Option(
+            "--one-at-a-time",
+            help="Each kind of fault on each part, the next when a probe through the part and a "
+            "caller succeeded; one worker, and tasks for as long as that takes.",
+        ),
+    ] = False,
     training: Annotated[
         bool, typer.Option("--training", help="A training worker as well, to be broken.")
     ] = False,
@@ -61,15 +75,22 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     options = Options(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         faults=faults,
-        tasks=tasks,
+        tasks=sys.maxsize if one_at_a_time else tasks,
         per_s=tasks / (minutes * 60) if minutes else 120.0,
         longest_s=longest_s,
         settle_s=settle_s,
         only=tuple(only or ()),
+        rounds=rounds if one_at_a_time else 0,
     )
     for name in ("aio_pika", "aiormq", "bridge.client"):  # outages are what this is about
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    outcome = uvloop.run(_run(options, training=training))
+    # A shell that starts it in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        outcome = uvloop.run(_run(options, training=training))
+    except KeyboardInterrupt:
+        _say("interrupted; all parts are gone")
+        raise typer.Exit(128 + signal.SIGINT) from None
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(report.plain(outcome), option=orjson.OPT_INDENT_2))
     else:
@@ -81,13 +102,29 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
 
 async def _run(options: Options, *, training: bool) -> Outcome:
     _say(f"seed {options.seed}; starting RabbitMQ, Redis, Triton and workers")
-    async with open_stack(training=training) as (stack, settings):
-        outcome = await run_once(stack, settings, options, _say)
+    # Alone, so that no other worker's answer hides that a broken one is still broken.
+    workers = 1 if options.rounds else 2
+    async with open_stack(training=training, workers=workers) as (stack, settings):
+        running = asyncio.create_task(run_once(stack, settings, options, _say))
+        try:
+            outcome = await asyncio.shield(running)
+        finally:
+            await _ended(running)
         if not outcome.good:
             logs = _LOGS / f"seed-{options.seed}"
             stack.save_logs(logs)
             _say(f"logs of all parts: {logs}")
         return outcome
+
+
+async def _ended(task: "asyncio.Task[Outcome]") -> None:
+    """Cancel it, as often as it takes: what waits for a part that is away may not hear the first.
+
+    aiormq, for one, tells of a lost connection by a cancellation.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_HEARD_S)
 
 
 def _say(text: str) -> None:

@@ -94,3 +94,19 @@ def test_a_wrong_variable_is_named(monkeypatch, variable, value):
 def test_several_triton_addresses(monkeypatch):
     monkeypatch.setenv("TRITON_URL", "gpu-1:8001, gpu-2:8001")
     assert load_settings().triton_addresses == ["gpu-1:8001", "gpu-2:8001"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("TASKIQ_ML_QUEUE_NAME", "TASKIQ_ML_QUEUE"), ("bridge_prefech", "BRIDGE_PREFETCH")],
+)
+def test_a_slip_of_the_pen_is_told(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(errors.SettingsError, match=f"{name}: did you mean {meant}"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["BRIDGE_QUEUE_PORT", "BRIDGE_QUEUE_SERVICE_HOST", "BRIDGE_MODE"])
+def test_what_others_set_is_left_alone(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    load_settings()

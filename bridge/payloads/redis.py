@@ -8,9 +8,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
 
 from bridge.advice import PAYLOADS, redis_advice
+from bridge.channels import REDIS_LOST
 from bridge.errors import PayloadMismatchError, PayloadStoreError, PayloadTooLargeError
 from bridge.references import key_expires_at
 
@@ -79,7 +79,7 @@ class RedisStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (RedisError, OSError) as error:
+        except REDIS_LOST as error:
             raise PayloadStoreError(
                 f"cannot use the payload store {self._shown} ({type(error).__name__}: "
                 f"{str(error)[:200]}); {redis_advice(error, self._shown, PAYLOADS)}"

@@ -9,25 +9,27 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
+from typing import Self
 
 import aio_pika
 import aiormq.exceptions
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
-from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
+from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError, NoStartupError
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
-from bridge.messages import Formatter
+from bridge.labels import delay_of
 from bridge.queues.acks import Acknowledger
 from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
+from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
-from bridge.queues.tiers import ATTEMPTS, Tiers
+from bridge.queues.tiers import ATTEMPTS, Tiers, copy_of, early
 from bridge.queues.topology import find
 from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
@@ -36,6 +38,7 @@ from bridge.settings import Settings
 logger = logging.getLogger("bridge.queues")
 
 _PUBLISH_S = 30.0
+_AGAIN_S = 1.0
 _UNKNOWN_APPETITE = 100  # as many as taskiq runs at a time by default
 
 
@@ -69,7 +72,7 @@ class RabbitMQBroker(AioPikaBroker):
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter(
+        self.formatter = WatchingFormatter(
             settings.bridge_max_message_bytes, settings.bridge_max_read_bytes
         )
         self.intake = Intake(self, results, settings)
@@ -78,20 +81,25 @@ class RabbitMQBroker(AioPikaBroker):
     async def kick(self, message: BrokerMessage) -> None:
         """Publish, and wait for RabbitMQ's confirmation; a restart of RabbitMQ is waited out.
 
+        The label `delay` has it wait for so many seconds first.
+
         A confirmation that was lost with the connection makes a second message of the same id:
         the task may run twice, its result is one.
 
         Raises:
+            InvalidLabelError: `delay` is no number of seconds.
             QueueError: RabbitMQ did not confirm within 30 seconds, has no queue for it, or refuses
                 the user.
         """
         # taskiq-aio-pika makes headers of all labels, a stranger's where a task is handed on.
         message = message.model_copy(update={"labels": copied(message.labels)})
+        delay_s = delay_of(message.labels)
+        begin_at = time.time() + delay_s if delay_s else None
         deadline = time.monotonic() + _PUBLISH_S
         pause_s = 0.1
         while True:
             try:
-                await super().kick(message)
+                await self._publish(message, begin_at)
             except aiormq.exceptions.DeliveryError as error:
                 raise QueueError(
                     f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
@@ -109,6 +117,35 @@ class RabbitMQBroker(AioPikaBroker):
                 pause_s = min(pause_s * 2, 1.0)
             else:
                 return
+
+    async def _publish(self, message: BrokerMessage, begin_at: float | None) -> None:
+        if begin_at is None:
+            await super().kick(message)
+        else:
+            names = {"task_id": message.task_id, "task_name": message.task_name}
+            delayed = aio_pika.Message(message.message, headers=names | message.labels)
+            await self._hold(delayed, begin_at)
+
+    async def _hold(self, message: aio_pika.Message, begin_at: float) -> None:
+        if self.write_conn is None or self.write_channel is None:
+            raise NoStartupError("start the broker before delaying messages")
+        exchange = self.write_channel.default_exchange
+        await self._tiers.hold(self.write_conn, exchange, message, begin_at)
+
+    def with_queue(self, queue: Queue) -> Self:
+        """Refuse.
+
+        Raises:
+            QueueError: of several queues on one broker taskiq loses messages without a label.
+        """
+        raise QueueError(
+            f"a broker of the bridge serves one queue: build another for {queue.name!r}, with "
+            "TASKIQ_ML_QUEUE and TASKIQ_ML_ROUTING_KEY of its own"
+        )
+
+    def with_queues(self, *queues: Queue) -> Self:
+        """Refuse, as `with_queue`."""
+        return self.with_queue(queues[0] if queues else self._task_queues[0])
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Consume: the intake deals with each delivery, taskiq's receiver gets what is left.
@@ -171,6 +208,10 @@ class RabbitMQBroker(AioPikaBroker):
         if message.delivery_tag is not None:
             self._acknowledger.delivered(message.delivery_tag)
         delivery = AmqpDelivery(message, self, self._acknowledger)
+        begin_at = early(message)
+        if begin_at is not None:
+            await self._hold_again(message, delivery, begin_at)
+            return
         if await self.intake.take(delivery):
             return
 
@@ -179,7 +220,18 @@ class RabbitMQBroker(AioPikaBroker):
             await delivery.ack()
 
         self._with_taskiq += 1
-        self._handed_on.put_nowait(AckableMessage(data=delivery.body, ack=ack))
+        self._handed_on.put_nowait(hand_on(delivery.body, ack, self.intake.fail))
+
+    async def _hold_again(
+        self, message: DeliveredMessage, delivery: AmqpDelivery, begin_at: float
+    ) -> None:
+        try:
+            await self._hold(copy_of(message, {}), begin_at)
+            await delivery.ack()
+        except Exception:
+            logger.exception("a message that came too early will be delivered again")
+            await asyncio.sleep(_AGAIN_S)
+            await delivery.hand_back()
 
     async def delay(
         self, message: DeliveredMessage, wait_s: float, counts: Mapping[str, int]

@@ -13,7 +13,7 @@ from taskiq_redis import RedisStreamBroker
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
-from bridge.messages import Formatter
+from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -83,7 +83,7 @@ class StreamBroker(RedisStreamBroker):
             unacknowledged_lock_timeout=30.0,
         )
         self.result_backend = self.results = results
-        self.formatter = Formatter(
+        self.formatter = WatchingFormatter(
             settings.bridge_max_message_bytes, settings.bridge_max_read_bytes
         )
         self.intake = Intake(self, results, settings)
@@ -103,8 +103,9 @@ class StreamBroker(RedisStreamBroker):
 
         async def deal(message: AckableMessage) -> None:
             try:
-                if not await self.intake.take(_StreamDelivery(message, self)):
-                    handed_on.put_nowait(message)
+                delivery = _StreamDelivery(message, self)
+                if not await self.intake.take(delivery):
+                    handed_on.put_nowait(hand_on(message.data, delivery.ack, self.intake.fail))
             finally:
                 room.release()
 

@@ -6,6 +6,7 @@ long, after which RabbitMQ moves them to the queue from which they came (`x-mess
 """
 
 import bisect
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,38 @@ ATTEMPTS = "x-bridge-attempts"
 CRASHES = "x-bridge-crashes"
 """Header: how many tries were there when their model's process died; 0 where it is missing."""
 
+BEGIN_AT = "x-bridge-begin-at"
+"""Header: Unix time in milliseconds (the client library writes floats with 24 bits) at which a
+delayed task is to begin. It waits in several tiers, one after the other, so that any delay can be
+had; it is late by less than a second."""
+
 TIERS_S = (1, 2, 4, 8, 16, 32, 64)
 """The delays there are, in seconds. Waits between them are rounded up."""
+
+
+_CLOCKS_S = 0.05  # a timer, which has another clock, may go off a little before
+
+
+def early(message: DeliveredMessage) -> float | None:
+    """When a message that came before its time is to begin; None: it may."""
+    value = (message.header.properties.headers or {}).get(BEGIN_AT)
+    if type(value) is not int or value / 1000 - time.time() <= _CLOCKS_S:
+        return None
+    return value / 1000
+
+
+def copy_of(message: DeliveredMessage, headers: Mapping[str, Any]) -> aio_pika.Message:
+    """A delivery to be published again, with some headers changed."""
+    properties = message.header.properties
+    return aio_pika.Message(
+        message.body,
+        headers=copied(properties.headers or {}) | dict(headers),
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        priority=properties.priority,
+        timestamp=properties.timestamp,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
 
 
 class Tiers:
@@ -67,16 +98,41 @@ class Tiers:
             QueueError: RabbitMQ does not take it.
         """
         tier = TIERS_S[min(bisect.bisect_left(TIERS_S, wait_s), len(TIERS_S) - 1)]
-        properties = message.header.properties
-        copy = aio_pika.Message(
-            message.body,
-            headers=copied(properties.headers or {}) | dict(counts),
-            content_type=properties.content_type,
-            content_encoding=properties.content_encoding,
-            priority=properties.priority,
-            timestamp=properties.timestamp,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        )
+        await self._put(connection, exchange, copy_of(message, counts), tier)
+
+    async def hold(
+        self,
+        connection: AbstractConnection,
+        exchange: AbstractExchange,
+        message: aio_pika.Message,
+        begin_at: float,
+    ) -> None:
+        """Put a message where it waits; returns when confirmed.
+
+        It comes back in time, or before, and then it is to be held again.
+
+        Args:
+            connection: for declaring.
+            exchange: RabbitMQ's default one, on a channel with confirmations.
+            message: a new one, or a delivery's copy.
+            begin_at: Unix time.
+
+        Raises:
+            QueueError: RabbitMQ does not take it.
+        """
+        left_s = begin_at - time.time()
+        tier = TIERS_S[max(bisect.bisect_right(TIERS_S, left_s + _CLOCKS_S), 1) - 1]
+        message.headers[BEGIN_AT] = round(begin_at * 1000)
+        message.delivery_mode = aio_pika.DeliveryMode.PERSISTENT
+        await self._put(connection, exchange, message, tier)
+
+    async def _put(
+        self,
+        connection: AbstractConnection,
+        exchange: AbstractExchange,
+        copy: aio_pika.Message,
+        tier: int,
+    ) -> None:
         for _ in range(2):
             if tier not in self._declared:
                 await self._declare(connection, tier)

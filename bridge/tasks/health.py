@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.exceptions import RedisError
-
 from bridge.broker import settings
+from bridge.channels import REDIS_LOST
 from bridge.errors import BridgeError
 from bridge.health import Health
 from bridge.queues import Broker
@@ -29,7 +28,7 @@ async def answering(broker: Broker, triton: TritonClient) -> AsyncIterator[None]
     async def redis() -> str | None:
         try:
             await broker.results.redis.ping()
-        except (RedisError, OSError, RuntimeError) as error:
+        except REDIS_LOST as error:
             return f"cannot use Redis at {settings.redis_shown}: {error}"
         if broker.results.waiting:
             return f"Redis does not take results; {broker.results.waiting} wait"

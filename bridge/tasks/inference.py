@@ -5,7 +5,6 @@ import gc
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from redis.exceptions import RedisError
 from taskiq import (
     Context,
     TaskiqDepends,
@@ -20,6 +19,7 @@ from taskiq_redis.exceptions import ResultIsMissingError
 
 from bridge.batcher import Batcher
 from bridge.broker import broker, settings, training_broker
+from bridge.channels import REDIS_LOST
 from bridge.crashes import report
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
@@ -154,7 +154,7 @@ async def _result_before(task_id: str) -> TaskiqResult[Any] | None:
             return await broker.result_backend.get_result(task_id)
         except ResultIsMissingError:
             return None
-        except (RedisError, OSError):
+        except REDIS_LOST:
             await asyncio.sleep(_REDIS_AGAIN_S)
 
 

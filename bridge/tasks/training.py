@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
-from redis.exceptions import RedisError
 from taskiq import (
     Context,
     TaskiqDepends,
@@ -27,7 +26,7 @@ from taskiq import (
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
-from bridge.channels import listen
+from bridge.channels import REDIS_LOST, listen
 from bridge.crashes import repair
 from bridge.deliveries import Dropped, Later, Turn
 from bridge.errors import (
@@ -250,7 +249,7 @@ class ForgetJob(TaskiqMiddleware):
         """Called after the result is saved and before the message is acknowledged."""
         jobs: Jobs | None = training_broker.state.get("jobs")
         if jobs is not None and message.task_name == "train_model":
-            with contextlib.suppress(RedisError, OSError):  # it expires
+            with contextlib.suppress(*REDIS_LOST):  # it expires
                 await jobs.forget(message.task_id)
 
 

@@ -4,8 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from redis.exceptions import RedisError
-
+from bridge.channels import REDIS_LOST
 from bridge.errors import LeaseLostError
 from bridge.jobs import Jobs
 
@@ -61,7 +60,7 @@ class Lease:
         while True:
             try:
                 wanted = await self._jobs.renew(self._task_id, self.token)
-            except (RedisError, OSError) as error:
+            except REDIS_LOST as error:
                 logger.warning("the lease of %s is not renewed: %s", self._task_id, error)
             else:
                 if wanted == "lost":
@@ -85,7 +84,7 @@ class Lease:
         while True:
             try:
                 wanted = await self._jobs.renew(self._task_id, self.token)
-            except (RedisError, OSError):
+            except REDIS_LOST:
                 await asyncio.sleep(1.0)
                 continue
             if wanted == "lost":

@@ -4,6 +4,7 @@ Enters: the run's book, a stack whose parts are all up. Leaves: `Evidence`.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from bridgechaos.stack import Stack
 
 _AT_A_TIME = 1000
 _LOOK_S = 0.5
+_ENDED_S = 0.05
 _SAY_EVERY_S = 5.0
 _RETURNED_S = 1.0  # what a killed worker held is ready again by then
 _NONSENSE = re.compile(rb"no task: ([0-9a-f]{32})")
@@ -57,6 +59,19 @@ async def settled(
             say(f"  settling: {len(missing)} without a result; queues {queues}")
         await asyncio.sleep(_LOOK_S)
     return time.monotonic() - begun, missing
+
+
+async def ended(stack: Stack, entries: Sequence[Entry], within_s: float) -> bool:
+    """Wait until these have their results, as far as they were confirmed; False: not in time."""
+    missing = [entry.task_id or "" for entry in entries if entry.confirmed and entry.want.record]
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        with contextlib.suppress(RedisError, OSError):
+            missing = await _without_result(stack, missing)
+            if not missing:
+                return True
+        await asyncio.sleep(_ENDED_S)
+    return False
 
 
 async def gather(stack: Stack, entries: Sequence[Entry]) -> Evidence:

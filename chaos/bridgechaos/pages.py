@@ -8,16 +8,18 @@ from pathlib import Path
 
 import psutil
 
-from bridgechaos.report import counts, fault_rows
+from bridgechaos.report import counts, fault_columns, fault_rows
 from bridgechaos.session import Outcome
 
-BEGIN = "<!-- begin: written by `make chaos` -->"
-END = "<!-- end: written by `make chaos` -->"
+_WRITTEN = "written by `make chaos`"
+TOGETHER = (f"<!-- begin: {_WRITTEN} -->", f"<!-- end: {_WRITTEN} -->")
+ALONE = (f"<!-- begin: one at a time, {_WRITTEN} -->", f"<!-- end: one at a time, {_WRITTEN} -->")
 
 
 def publish(outcome: Outcome, page: Path) -> None:
     """Put what a run found into the docs."""
-    page.write_text(inserted(page.read_text(), render(outcome)))
+    marks = ALONE if outcome.options.rounds else TOGETHER
+    page.write_text(inserted(page.read_text(), render(outcome), marks))
 
 
 def render(outcome: Outcome) -> str:
@@ -25,14 +27,16 @@ def render(outcome: Outcome) -> str:
     options = outcome.options
     begun = datetime.now(UTC).strftime("%Y-%m-%d")
     verdict = "The ledger balances." if outcome.good else "**The ledger does not balance.**"
+    alone = ", one at a time," if options.rounds else ""
+    tasks = outcome.balance.submitted if options.rounds else options.tasks
     heading = (
-        f"{begun}: {len(outcome.hits)} faults over {options.tasks:,} tasks, seed {options.seed}, "
-        f"on {_machine()}; servers, workers and producers share the machine. {verdict}"
+        f"{begun}: {len(outcome.hits)} faults{alone} over {tasks:,} tasks, seed {options.seed}, on"
+        f" {_machine()}; servers, workers and producers share the machine. {verdict}"
     )
     lines = [
         heading,
         "",
-        *_grid(["fault", "count", "recovery, median s", "max s"], fault_rows(outcome)),
+        *_grid(fault_columns(outcome), fault_rows(outcome)),
         "",
         *_grid(["", ""], [[name, f"{value:,}"] for name, value in counts(outcome).items()]),
     ]
@@ -41,17 +45,17 @@ def render(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def inserted(page: str, text: str) -> str:
-    """`page` with `text` between its marks.
+def inserted(page: str, text: str, marks: tuple[str, str]) -> str:
+    """`page` with `text` between two marks.
 
     Raises:
         ValueError: the marks are not there.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = page.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{text}\n{END}{tail}"
+        raise ValueError(f"the page has no {marks[0]} and {marks[1]}")
+    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def _grid(columns: list[str], rows: list[list[str]]) -> list[str]:

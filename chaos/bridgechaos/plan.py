@@ -62,3 +62,33 @@ def draw(
         )
         for number, (at_s, kind) in enumerate(zip(times, kinds, strict=False))
     ]
+
+
+def draw_each(
+    seed: int, targets: Mapping[str, Sequence[str]], rounds: int, longest_s: float
+) -> list[Fault]:
+    """Every kind on everything that it can befall, for one after the other; each round reshuffled.
+
+    Args:
+        seed: of it all.
+        targets: by kind, what it can befall.
+        rounds: how often.
+        longest_s: for how long a part is left broken, at most.
+    """
+    dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
+    pairs: list[tuple[str, str]] = []
+    for _ in range(rounds):
+        deck = [(kind, target) for kind in sorted(targets) for target in targets[kind]]
+        dice.shuffle(deck)
+        pairs += deck
+    return [
+        Fault(
+            number=number,
+            at_s=0.0,
+            kind=kind,
+            target=target,
+            lasts_s=dice.uniform(0.5, longest_s),
+            severity=dice.random(),
+        )
+        for number, (kind, target) in enumerate(pairs)
+    ]

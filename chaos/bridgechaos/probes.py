@@ -1,16 +1,20 @@
 """Whether it works again: fresh submissions, past every broken link, until one succeeds."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from bridge.client import BridgeClient
+from bridge.errors import BridgeError
 from bridge.messages import decode_result
 from bridgechaos.book import Book
 from bridgechaos.ledger import Entry, Want
 from bridgechaos.mailer import Mailer
+from bridgechaos.models import STEADY, rows
 
 _RECOVERED_S = 180.0
 _EACH_S = 4.0
@@ -20,20 +24,52 @@ _LOOK_S = 0.05
 class Probes:
     """Their submissions stand in the book like any other."""
 
-    def __init__(self, book: Book, mailer: Mailer, redis: Redis) -> None:
+    def __init__(
+        self, book: Book, mailer: Mailer, redis: Redis, caller: BridgeClient | None = None
+    ) -> None:
         """Nothing is sent yet.
 
         Args:
             book: of the run.
             mailer: straight to RabbitMQ.
             redis: straight to Redis.
+            caller: a client that must succeed too, through its links; None: nobody.
         """
         self._book = book
         self._mailer = mailer
         self._redis = redis
+        self._caller = caller
 
     async def recovery_s(self) -> float | None:
         """Seconds until a probe that was sent after this call succeeded; None: none did in time."""
+        if self._caller is None:
+            return await self._straight_s()
+        found = await asyncio.gather(self._straight_s(), self._called_s(self._caller))
+        return None if None in found else max(filter(None, found))
+
+    async def _called_s(self, caller: BridgeClient) -> float | None:
+        """One call after the other: one that hangs holds up the next, as it does its caller."""
+        begun = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECOVERED_S):
+                while not await self._call(caller):
+                    await asyncio.sleep(_LOOK_S)
+                return time.monotonic() - begun
+        return None
+
+    async def _call(self, caller: BridgeClient) -> bool:
+        entry = self._book.open("probe", Want.SUCCESS)
+        try:
+            handle = await caller.submit(STEADY, {"x": rows(entry.serials)})
+            entry.task_id = handle.task_id
+            self._book.confirm(entry)
+            await handle.result()
+        except BridgeError as error:
+            entry.why = f"{type(error).__name__}: {error}"[:200]
+            return False
+        return True
+
+    async def _straight_s(self) -> float | None:
         begun = time.monotonic()
         sent: list[Entry] = []
         while time.monotonic() - begun < _RECOVERED_S:

@@ -28,6 +28,8 @@ class Listener:
 
     def __init__(self) -> None:
         """Nobody is heard yet."""
+        self.odd: list[str] = []
+        """Errors that are not of the bridge's tree."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, entry: Entry, handle: InferenceHandle) -> None:
@@ -47,12 +49,13 @@ class Listener:
         await asyncio.gather(*left, return_exceptions=True)
         return len(left)
 
-    @staticmethod
-    async def _hear(entry: Entry, handle: InferenceHandle) -> None:
+    async def _hear(self, entry: Entry, handle: InferenceHandle) -> None:
         try:
             await handle.result()
         except BridgeError as error:
             entry.told = type(error).__name__
+        except Exception as error:  # noqa: BLE001 - one that a caller must not see
+            self.odd.append(f"result raised {error!r}"[:200])
         else:
             entry.told = ""
 
@@ -95,6 +98,10 @@ class Load:
             *(self._client(name, it, lane) for name, it in producers for lane in range(lanes)),
             *(self._stock(name, it, lane) for name, it in stock for lane in range(lanes)),
         )
+
+    def stop(self) -> None:
+        """Submit no more."""
+        self._left = 0
 
     async def _ticket(self) -> bool:
         """Wait for one's turn; False when all is sent. Time lost in an outage stays lost."""

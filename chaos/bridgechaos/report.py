@@ -1,5 +1,6 @@
 """What a run found, for a person, for a program, and for the docs."""
 
+import math
 import statistics
 from collections import defaultdict
 from typing import Any
@@ -50,13 +51,23 @@ def recoveries(outcome: Outcome) -> dict[str, dict[str, Any]]:
         by_kind[hit.fault.kind].append(hit)
     found: dict[str, dict[str, Any]] = {}
     for kind, hits in sorted(by_kind.items()):
-        seconds = [hit.recovery_s for hit in hits if hit.recovery_s is not None]
+        slowest = max(hits, key=lambda hit: math.inf if hit.recovery_s is None else hit.recovery_s)
         found[kind] = {
             "count": len(hits),
-            "median_s": round(statistics.median(seconds), 2) if seconds else None,
-            "max_s": round(max(seconds), 2) if len(seconds) == len(hits) else None,
+            **_spread("", [hit.recovery_s for hit in hits]),
+            "slowest": slowest.fault.target,
+            **_spread("ended_", [hit.ended_s for hit in hits]),
         }
     return found
+
+
+def _spread(name: str, found: list[float | None]) -> dict[str, float | None]:
+    """Median of those that there are; the largest only if there are all."""
+    there = [it for it in found if it is not None]
+    return {
+        f"{name}median_s": round(statistics.median(there), 2) if there else None,
+        f"{name}max_s": round(max(there), 2) if len(there) == len(found) else None,
+    }
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
@@ -77,9 +88,10 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Tables, and the tasks that are wrong."""
-    table = Table(title=f"{len(outcome.hits)} faults, seed {outcome.options.seed}")
-    for column in ("fault", "count", "recovery, median s", "max s"):
-        table.add_column(column, justify="left" if column == "fault" else "right")
+    alone = ", one at a time" if outcome.options.rounds else ""
+    table = Table(title=f"{len(outcome.hits)} faults{alone}, seed {outcome.options.seed}")
+    for column in fault_columns(outcome):
+        table.add_column(column, justify="left" if column in {"fault", "of"} else "right")
     for row in fault_rows(outcome):
         table.add_row(*row)
     console.print(table)
@@ -96,14 +108,23 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(f"seed {outcome.options.seed}: the ledger {verdict}")
 
 
+def fault_columns(outcome: Outcome) -> list[str]:
+    """What `fault_rows` gives."""
+    alone = ["of", "all ended, median s", "max s"] if outcome.options.rounds else []
+    return ["fault", "count", "recovery, median s", "max s", *alone]
+
+
 def fault_rows(outcome: Outcome) -> list[list[str]]:
     """A row for each kind, those that were left out last and loud."""
-    rows = [
-        [kind, str(it["count"]), _seconds(it["median_s"]), _seconds(it["max_s"])]
-        for kind, it in recoveries(outcome).items()
-    ]
-    rows += [[f"LEFT OUT: {kind} ({why})", "0", "", ""] for kind, why in outcome.left_out.items()]
-    return rows
+    columns = len(fault_columns(outcome))
+    rows = []
+    for kind, it in recoveries(outcome).items():
+        told = [_seconds(it["median_s"]), _seconds(it["max_s"]), it["slowest"]]
+        late = [_seconds(it["ended_median_s"]), _seconds(it["ended_max_s"])]
+        rows.append([kind, str(it["count"]), *told, *late])
+    for kind, why in outcome.left_out.items():
+        rows.append([f"LEFT OUT: {kind} ({why})", "0", *[""] * 5])
+    return [row[:columns] for row in rows]
 
 
 def _seconds(value: float | None) -> str:

@@ -42,9 +42,11 @@ class Rabbit(RabbitMQServer):
             async with asyncio.timeout(_CTL_S):
                 said, _ = await process.communicate()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise RuntimeError("rabbitmqctl did not end") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise RuntimeError(f"rabbitmqctl: {said.decode(errors='replace')}")
         lines = (line.split("\t") for line in said.decode().splitlines())

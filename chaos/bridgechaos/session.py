@@ -5,6 +5,7 @@ Enters: a running stack, options. Leaves: an `Outcome`.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -19,7 +20,7 @@ from bridgechaos.book import Book
 from bridgechaos.faults import Scene
 from bridgechaos.ledger import Balance, balance
 from bridgechaos.mailer import Mailer
-from bridgechaos.plan import Fault, draw
+from bridgechaos.plan import Fault, draw, draw_each
 from bridgechaos.probes import Probes
 from bridgechaos.producers import Load
 from bridgechaos.stack import Stack
@@ -29,6 +30,7 @@ _CLIENTS = 2
 _STOCK = 2
 _LANES = 6
 _FAULTS_WITHIN = 0.85  # of the time of the load: the last ones are recovered from under load
+_BETWEEN_S = 1.0
 _LAST_WORDS_S = 3.0
 _MOST_GROWTH_MB = 150.0
 
@@ -47,6 +49,9 @@ class Options:
     """How long the end of everything may take, once all parts are back."""
     only: tuple[str, ...] = ()
     """Kinds of faults; empty: all."""
+    rounds: int = 0
+    """0: `faults` of them at drawn times, over `tasks`. Else each kind on each of its targets, one
+    at a time and so often, while tasks come."""
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class Hit:
     fault: Fault
     recovery_s: float | None
     """From when its part was back until a probe succeeded; None: none did."""
+    ended_s: float | None = None
+    """From then until all had ended that was submitted before; only of faults one at a time."""
 
 
 @dataclass(slots=True)
@@ -108,6 +115,7 @@ class _Run:
         self._stack = stack
         self._options = options
         self._say = say
+        self._ended = 0  # so many of the book's entries are known to have ended
 
     async def go(self, settings: Settings) -> Outcome:
         begun = time.monotonic()
@@ -125,10 +133,12 @@ class _Run:
                 await exits.enter_async_context(mailer)
             watching = asyncio.create_task(self.watch.run())
             exits.push_async_callback(_cancelled, watching)
-            probes = Probes(self.book, direct, stack.redis)
+            probes = Probes(self.book, direct, stack.redis, clients[0] if options.rounds else None)
             scene = Scene(stack, probes.poison)
             self.outcome.left_out = scene.left_out()
-            await asyncio.gather(load.run(clients, mailers, _LANES), self._break(scene, probes))
+            await asyncio.gather(
+                load.run(clients, mailers, _LANES), self._break(scene, probes, load)
+            )
             await self._heal()
             freed = await self._settle()
             self.outcome.deaf = await load.listener.stop(_LAST_WORDS_S)
@@ -138,10 +148,18 @@ class _Run:
         self.outcome.took_s = time.monotonic() - begun
         return self.outcome
 
-    async def _break(self, scene: Scene, probes: Probes) -> None:
+    async def _break(self, scene: Scene, probes: Probes, load: Load) -> None:
         targets = scene.targets()
         if self._options.only:
             targets = {kind: it for kind, it in targets.items() if kind in self._options.only}
+        if self._options.rounds:
+            begun = time.monotonic()
+            options = self._options
+            for fault in draw_each(options.seed, targets, options.rounds, options.longest_s):
+                await asyncio.sleep(_BETWEEN_S)
+                await self._hit(scene, probes, fault, begun)
+            load.stop()
+            return
         load_s = self._options.tasks / self._options.per_s
         plan = draw(
             self._options.seed,
@@ -164,7 +182,16 @@ class _Run:
         finally:
             del self.watch.broken[fault.number]
             self._say(f"  {time.monotonic() - begun:5.1f} s: over: {fault.kind} ({fault.target})")
-        self.outcome.hits.append(Hit(fault, await probes.recovery_s()))
+        back, entries = time.monotonic(), len(self.book.entries)
+        hit = Hit(fault, await probes.recovery_s())
+        self.outcome.hits.append(hit)
+        if self._options.rounds:
+            due = self.book.entries[self._ended : entries]
+            if await audit.ended(self._stack, due, self._options.settle_s):
+                hit.ended_s = time.monotonic() - back
+            self._ended = entries
+            ended = "never" if hit.ended_s is None else f"{hit.ended_s:.2f} s"
+            self._say(f"  recovered: {hit.recovery_s or math.inf:.2f} s; all ended: {ended}")
 
     async def _heal(self) -> None:
         """All parts run: no fault is left, but what ended by itself may still be starting."""
@@ -202,7 +229,7 @@ class _Run:
         outcome.stall_s, outcome.growth_mb = self.watch.stall_s, self.watch.growth_mb
         outcome.hung = load.hung
         outcome.unexpected = list(stack.unexpected)
-        outcome.harness += load.odd
+        outcome.harness += load.odd + load.listener.odd
         stack.serials = self.book.next_serial
 
 

@@ -1,6 +1,6 @@
 """The schedule follows from the seed."""
 
-from bridgechaos.plan import draw
+from bridgechaos.plan import draw, draw_each
 
 TARGETS = {"cut": ["one", "two"], "killed": ["three"], "paused": ["four"]}
 
@@ -16,3 +16,12 @@ def test_every_kind_comes_before_any_comes_twice():
     assert sorted(fault.kind for fault in plan) == sorted([*TARGETS, *TARGETS])
     assert all(fault.target in TARGETS[fault.kind] for fault in plan)
     assert all(0.5 <= fault.lasts_s <= 3 for fault in plan)
+
+
+def test_one_at_a_time_each_kind_comes_on_each_target_in_each_round():
+    plan = draw_each(1, TARGETS, 2, 3)
+    pairs = [(fault.kind, fault.target) for fault in plan]
+    every = [("cut", "one"), ("cut", "two"), ("killed", "three"), ("paused", "four")]
+    assert sorted(pairs[:4]) == sorted(pairs[4:]) == every
+    assert plan == draw_each(1, TARGETS, 2, 3)
+    assert len({fault.number for fault in plan}) == 8
