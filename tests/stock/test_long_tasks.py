@@ -44,9 +44,8 @@ async def overlaps(rig, kind):
 async def test_a_task_longer_than_rabbitmq_waits(new_rig, impatient_rabbitmq):
     """6: stock's task is delivered again while it runs, again and again, all at the same time.
 
-    Here `consumer_timeout` is a second instead of 30 minutes. To be added for ours, once training
-    goes in slices: a training of several slices, each shorter than that, is never delivered twice
-    at a time.
+    Here `consumer_timeout` is a second instead of 30 minutes. Ours trains in slices, each shorter
+    than that, and is never delivered twice: tests/training/test_survival.py.
     """
     assert await overlaps(new_rig(impatient_rabbitmq), "stock") == 3
 

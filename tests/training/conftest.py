@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import uuid
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -220,27 +221,39 @@ class Pool:
 
 
 @pytest.fixture
-async def pool(rabbitmq, redis_server, triton, dataset_root, tmp_path, monkeypatch):
-    name = f"pool-{uuid.uuid4().hex[:8]}"
-    environment = {
-        "RABBITMQ_HOST": "127.0.0.1",
-        "RABBITMQ_PORT": str(rabbitmq.port),
-        "RABBITMQ_USERNAME": rabbitmq.username,
-        "RABBITMQ_PASSWORD": rabbitmq.password,
-        "TASKIQ_ML_TRAINING_QUEUE": name,
-        "TASKIQ_ML_TRAINING_ROUTING_KEY": name,
-        "REDIS_URL": redis_server.url,
-        "TRITON_URL": triton.address,
-        "TRITON_ADMIN_KEY": triton.admin_key,
-        "MODEL_REPOSITORY": str(triton.repository),
-        "DATASET_ROOT": str(dataset_root),
-        "CHECKPOINT_ROOT": str(tmp_path / "checkpoints"),
-    }
-    for variable, value in environment.items():
-        monkeypatch.setenv(variable, value)
-    pool = Pool(environment, tmp_path)
-    try:
-        async with BridgeClient(Settings()) as pool.client:
-            yield pool
-    finally:
-        await pool.close()
+async def new_pool(redis_server, triton, dataset_root, tmp_path, monkeypatch):
+    """Makes the test's pool on a RabbitMQ."""
+    made = []
+
+    async def make(rabbitmq):
+        name = f"pool-{uuid.uuid4().hex[:8]}"
+        environment = {
+            "RABBITMQ_HOST": "127.0.0.1",
+            "RABBITMQ_PORT": str(rabbitmq.port),
+            "RABBITMQ_USERNAME": rabbitmq.username,
+            "RABBITMQ_PASSWORD": rabbitmq.password,
+            "TASKIQ_ML_TRAINING_QUEUE": name,
+            "TASKIQ_ML_TRAINING_ROUTING_KEY": name,
+            "REDIS_URL": redis_server.url,
+            "TRITON_URL": triton.address,
+            "TRITON_ADMIN_KEY": triton.admin_key,
+            "MODEL_REPOSITORY": str(triton.repository),
+            "DATASET_ROOT": str(dataset_root),
+            "CHECKPOINT_ROOT": str(tmp_path / "checkpoints"),
+        }
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        pool = Pool(environment, tmp_path)
+        made.append(pool)
+        pool.client = await exits.enter_async_context(BridgeClient(Settings()))
+        return pool
+
+    async with AsyncExitStack() as exits:
+        yield make
+        for pool in made:
+            await pool.close()
+
+
+@pytest.fixture
+async def pool(new_pool, rabbitmq):
+    return await new_pool(rabbitmq)
