@@ -21,6 +21,12 @@ class TrainingSettings(BaseSettings):
     """For how long the checkpoints of a training that ended badly are kept, and every log."""
     bridge_training_lease_s: float = Field(default=30.0, ge=1)
     """A training worker that is silent for so long has lost its task to another."""
+    bridge_shared_gpu: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """A name for the GPU that Triton and training workers share, the same for inference and for
+    training workers. Unset: training gives way to nobody."""
+    bridge_latency_target_s: float | None = Field(default=None, gt=0)
+    """Where nineteen of twenty requests to Triton take longer than so many seconds, training on
+    the shared GPU saves and waits."""
     bridge_training_limit_s: float | None = Field(default=None, gt=0)
     """Seconds that one training may take, over all its slices. Unset: any."""
     bridge_training_memory_bytes: int | None = Field(default=None, ge=1)

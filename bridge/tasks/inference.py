@@ -17,9 +17,10 @@ from taskiq import (
 from taskiq.exceptions import NoResultError
 from taskiq_redis.exceptions import ResultIsMissingError
 
-from bridge.batcher import Batcher
+from bridge.batcher import Batcher, Send
 from bridge.broker import broker, settings, training_broker
 from bridge.channels import REDIS_LOST
+from bridge.courtesy import Watch
 from bridge.crashes import report
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
@@ -47,7 +48,14 @@ async def connect(state: TaskiqState) -> None:
     exits.push_async_callback(triton.close)
     outage = Outage(f"Triton at {settings.triton_url}", triton.ready)
     exits.push_async_callback(outage.close)
-    batcher = Batcher(triton.infer, settings.bridge_batch_delay_us)
+    send: Send = triton.infer
+    if settings.bridge_shared_gpu is not None and settings.bridge_latency_target_s is not None:
+        watch = Watch(
+            broker.results.redis, settings.bridge_shared_gpu, settings.bridge_latency_target_s
+        )
+        send = watch.timed(send)
+        exits.callback(asyncio.create_task(watch.run()).cancel)
+    batcher = Batcher(send, settings.bridge_batch_delay_us)
     payloads = state.payloads = open_payloads(settings)
     if payloads is not None:
         exits.push_async_callback(payloads.close)

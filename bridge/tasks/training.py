@@ -27,6 +27,7 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.broker import settings, training_broker
 from bridge.channels import REDIS_LOST, listen
+from bridge.courtesy import is_busy, until_busy
 from bridge.crashes import repair
 from bridge.deliveries import Dropped, Later, Turn
 from bridge.errors import (
@@ -49,7 +50,7 @@ from bridge.triton_client import TritonClient
 log = logging.getLogger(__name__)
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
-_NO_TRITON_S = 8.0
+_NO_TRITON_S = _BUSY_S = 8.0
 _WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
 _running: dict[str, tuple[Lease, Orders]] = {}
@@ -170,6 +171,8 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         priority=priority_of(message.labels),
         floor=training.checkpoints.floor(),
     )
+    if await is_busy(training_broker.results.redis, settings.bridge_shared_gpu):
+        return Later(_BUSY_S)
     claim = await jobs.claim(task_id, asking)
     if claim.answer != "yours":
         return _not_now(message, claim)
@@ -211,6 +214,7 @@ async def _slice(
     _running[task_id] = lease, orders
     working = asyncio.create_task(training.go_on(mine, _saver(task_id)))
     watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
+    giving_way = asyncio.create_task(_give_way(orders))
     if task_id in training_broker.intake.cancelled:  # while it was claimed
         orders.cancel(now=True)
     try:
@@ -220,14 +224,21 @@ async def _slice(
         raise TaskExpiredError("the task's deadline passed before it was trained") from None
     finally:
         del _running[task_id]
-        for task in (working, *watching):
+        for task in (working, giving_way, *watching):
             task.cancel()
-        await asyncio.gather(working, *watching, return_exceptions=True)
+        await asyncio.gather(working, giving_way, *watching, return_exceptions=True)
     if orders.cancelled:
         raise TaskCancelledError("the training was cancelled while it ran")
     if lease.lost:
         raise LeaseLostError("another worker has the training now")
     return working.result()
+
+
+async def _give_way(orders: Orders) -> None:
+    """Have a slice end at its next checkpoint once inference needs the GPU."""
+    await until_busy(training_broker.results.redis, settings.bridge_shared_gpu)
+    log.warning("inference on %s is too slow: the training waits", settings.bridge_shared_gpu)
+    orders.stop.set()
 
 
 def _saver(task_id: str) -> Callable[[dict[str, Any]], Awaitable[None]]:

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from redis.asyncio import Redis
 
 from bridge.errors import TaskCancelledError
 
@@ -144,3 +145,18 @@ async def test_who_comes_back_too_late_loses(pool):
     assert result["slices"] == 2
     await until(lambda: asyncio.sleep(0, "another worker has" in pool.log(first)), 20)
     assert (await handle.result(1))["model_version"] == "1"
+
+
+async def test_training_gives_way_to_inference_and_goes_on(pool, redis_server):
+    gpu = f"gpu-{os.getpid()}"
+    await pool.start(BRIDGE_SHARED_GPU=gpu, BRIDGE_CHECKPOINT_EVERY_S="1000")
+    handle = await pool.client.train("few", {**CNN, "model_id": "polite"}, LONG)
+    await progressed(handle, step=20)
+    async with Redis.from_url(redis_server.url) as redis:
+        await redis.set(f"bridge:busy:{gpu}", "1", ex=300)  # as an inference worker would
+        await in_state(pool.client, handle, "queued")
+        at = (await handle.progress())["step"]
+        await redis.delete(f"bridge:busy:{gpu}")
+    report = await progressed(handle, slice=2, step=at + 1)
+    assert report["checkpoint"]["step"] >= at
+    await handle.cancel(now=True)
