@@ -3,6 +3,7 @@
 Enters: task ids. Leaves: wishes in Redis, which workers hear, and the message that continues.
 """
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,13 +42,13 @@ class Trainings:
             return ended or await self._jobs.find(task_id) is not None
 
     async def register(self, task_id: str, priority: int) -> None:
-        """Let workers know of a training before its message comes to one."""
-        with _translated():
+        """Let workers know of a training before its message comes to one, if we may."""
+        with contextlib.suppress(*REDIS_LOST):
             await self._jobs.register(task_id, priority)
 
     async def forget(self, task_id: str) -> None:
         """It was not submitted after all."""
-        with _translated():
+        with contextlib.suppress(*REDIS_LOST):
             await self._jobs.forget(task_id)
 
     async def pause(self, task_id: str) -> bool:

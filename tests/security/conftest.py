@@ -159,7 +159,7 @@ class RedisWithUsers(RedisServer):
 
     def __init__(self, state):
         super().__init__(state)
-        users = (WORKER, CLIENT, "no-channels")
+        users = (WORKER, "bridge-training", CLIENT, "no-channels")
         self.passwords = {user: secrets.token_urlsafe(16) for user in users}
 
     def _command(self):

@@ -13,8 +13,10 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge.cancellations import cancel
 from bridge.client import BridgeClient
+from bridge.courtesy import is_busy
 from bridge.crashes import report
 from bridge.errors import QueueError
+from bridge.jobs import Asking, Jobs
 from bridge.messages import decode_result, encode_result
 from bridge.payloads import open_payloads
 from bridge.queues import build_broker, queue_depths
@@ -103,6 +105,24 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
     with pytest.raises(NoPermissionError):
         await cancel(results.redis, "another-task", 100)
     await results.shutdown()
+
+
+async def test_the_training_workers_redis_user_may_do_what_one_does(users_redis):
+    async with Redis.from_url(users_redis.url_of("bridge-training")) as redis:
+        jobs = Jobs(redis, "queue", lease_s=1, keep_s=60)
+        await jobs.register("a-training", 1)
+        claim = await jobs.claim("a-training", Asking("worker", b"message"))
+        assert claim.answer == "yours"
+        assert await jobs.renew("a-training", claim.number) == ""
+        await jobs.release("a-training", claim.number)
+        await jobs.pause("a-training")
+        assert (await jobs.claim("a-training", Asking("worker", b"message"))).answer == "paused"
+        assert await jobs.resume("a-training") == (2, b"message")
+        assert await jobs.overdue(1) == []
+        await jobs.handed_on("a-training")
+        assert [job.task_id for job in await jobs.all()] == ["a-training"]
+        await jobs.forget("a-training")
+        assert not await is_busy(redis, "gpu")
 
 
 @pytest.mark.parametrize("user", ["environment", "caller"])
