@@ -39,6 +39,8 @@ def build_broker(settings: Settings, kind: Kind) -> Broker:
         queue = settings.taskiq_ml_training_queue
         routing_key = settings.taskiq_ml_training_routing_key
         prefetch = _TRAINING_PREFETCH
+        # Only by its own label: the default is for callers who wait.
+        settings = settings.model_copy(update={"bridge_deadline_s": None})
     if settings.bridge_queue == "rabbitmq":
         return RabbitMQBroker(settings, queue, routing_key, prefetch)
     return StreamBroker(settings, queue, prefetch)

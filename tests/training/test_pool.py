@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from bridge.errors import TaskCancelledError
+from bridge.errors import TaskCancelledError, TaskExpiredError
 
 LONG = {"epochs": 100_000, "batch_size": 8}
 CNN = {"architecture": "cnn"}
@@ -160,3 +160,16 @@ async def test_training_gives_way_to_inference_and_goes_on(pool, redis_server):
     report = await progressed(handle, slice=2, step=at + 1)
     assert report["checkpoint"]["step"] >= at
     await handle.cancel(now=True)
+
+
+async def test_a_training_ends_at_its_own_deadline_only(pool):
+    await pool.start(BRIDGE_DEADLINE_S="0.001")  # is for inference
+    request = ("few", {**CNN, "model_id": "short-of-time"}, LONG)
+    ends = time.time() + 15
+    task_id, _ = await pool.client._kick("training", "train_model", request, {"deadline": ends})
+    handle = pool.client.handle(task_id)
+    with pytest.raises(TaskExpiredError):
+        await handle.result(60)
+    assert time.time() > ends - 0.5
+    await until(lambda: gone(pool.client, handle))
+    assert pool.versions("short-of-time") == []
