@@ -51,8 +51,8 @@ def test_a_model_that_is_away_is_waited_for_longer():
 
 def test_what_kills_its_model_does_so_a_few_times_only():
     crashed = errors.BackendCrashedError("")
-    assert Retries().wait_s(crashed, 2, math.inf, most=100) is not None
-    assert Retries().wait_s(crashed, 3, math.inf, most=100) is None
+    assert Retries().wait_s(crashed, 3, math.inf, most=100) is not None
+    assert Retries().wait_s(crashed, 4, math.inf, most=100) is None
     assert Retries().wait_s(crashed, 2, math.inf, most=1) is None
 
 
