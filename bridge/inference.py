@@ -6,6 +6,7 @@ store are handed in.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -149,12 +150,29 @@ class Inference:
             deadline = min(end, loop.time() + request.timeout_s)
             try:
                 return await self._attempt(request, name, version, deadline)
-            except TritonUnavailableError:
-                if await self._back(min(end, giving_back)):
-                    continue
-                if loop.time() < end:
+            except TritonUnavailableError as error:
+                away = error
+            except InferenceTimeoutError:
+                if not await self._silent(end):
                     raise
+                away = TritonUnavailableError(
+                    f"Triton did not answer for {name!r}, nor does it now"
+                )
+                giving_back = loop.time() + _AWAY_S
+            if await self._back(min(end, giving_back)):
+                continue
+            if loop.time() < end:
+                raise away
             raise InferenceTimeoutError("the deadline passed while Triton was away")
+
+    async def _silent(self, end: float) -> bool:
+        """Whether a try came to its limit because Triton is away, which is not the task's fault."""
+        if self._outage is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(end):  # at the end of the caller's time nobody asks
+                return await self._outage.silent()
+        return False
 
     async def _back(self, until: float) -> bool:
         """Wait for a Triton that is away; whether it was back in time, by the loop's clock."""

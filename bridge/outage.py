@@ -29,6 +29,7 @@ class Outage:
         self._name = name
         self._ready = ready
         self._asking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[bool] | None = None
 
     @property
     def lasted_s(self) -> float:
@@ -42,11 +43,22 @@ class Outage:
             self._asking = asyncio.create_task(self._ask())
         await asyncio.shield(self._asking)
 
+    async def silent(self) -> bool:
+        """Whether the server does not answer now; all who ask at a time share one question."""
+        if self.began_at is not None:
+            return True
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return not await asyncio.shield(self._looking)
+
     async def close(self) -> None:
         """Stop asking."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        for task in filter(None, (self._asking, self._looking)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _look(self) -> bool:
+        return await self._ready()
 
     async def _ask(self) -> None:
         logger.warning("%s is away: nothing is consumed until it is back", self._name)

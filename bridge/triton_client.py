@@ -22,6 +22,7 @@ from bridge.certificates import TlsFiles
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
+    InferenceTimeoutError,
     ModelLoadError,
     ModelUnavailableError,
     RestrictedError,
@@ -296,7 +297,9 @@ class TritonClient:
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)
         reply = await self._on_any(
-            name, lambda server: server.stub.ModelConfig(request, timeout=_QUICK_S)
+            name,
+            lambda server: server.stub.ModelConfig(request, timeout=_QUICK_S),
+            limit_is_ours=True,
         )
         spec = _spec_from_config(reply.config)
         if len(self._specs) >= _CACHED_SPECS:
@@ -304,8 +307,12 @@ class TritonClient:
         self._specs[name, version] = spec
         return spec
 
-    async def _on_any(self, name: str, call: Callable[[_Server], Any]) -> Any:
+    async def _on_any(
+        self, name: str, call: Callable[[_Server], Any], *, limit_is_ours: bool = False
+    ) -> Any:
         """Call the least busy server; where it is away or lacks the model, the next one.
+
+        Who does not answer within a limit of ours, not the caller's, is away.
 
         That is safe to repeat: inference changes nothing in a server.
         """
@@ -317,6 +324,8 @@ class TritonClient:
                     answer = await call(server)
             except grpc.aio.AioRpcError as error:
                 failure = _translated(error, server, name)
+                if limit_is_ours and isinstance(failure, InferenceTimeoutError):
+                    failure = TritonUnavailableError(f"Triton at {server.address} is silent")
                 if isinstance(failure, ModelUnavailableError) and not await self._ready(server):
                     # A server that is ending unloads its models first.
                     failure = TritonUnavailableError(f"Triton at {server.address} is stopping")

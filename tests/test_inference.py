@@ -197,3 +197,40 @@ async def test_without_a_limit_the_task_is_given_back_to_its_queue(triton, monke
     with pytest.raises(errors.TritonUnavailableError):
         await Inference(triton).answer(Request("double", ROWS, None, timeout_s=60))
     await away.outage.close()
+
+
+class Silent(Away):
+    """Triton, behind a connection that is dead and does not say so."""
+
+    async def infer(self, *arguments, **options):
+        if self.left:
+            raise errors.InferenceTimeoutError("no answer in time")
+        return await self._answer(*arguments, **options)
+
+
+async def test_a_limit_that_was_reached_because_triton_is_silent_is_no_end(triton, monkeypatch):
+    silent = Silent(triton, 3)
+    reply = await Inference(triton, outage=silent.outage).answer(
+        Request("double", ROWS, None, timeout_s=0.1)
+    )
+    assert reply["outputs"]["y"] == [[2.0, 4.0, 6.0, 8.0]]
+    monkeypatch.setattr("bridge.inference._AWAY_S", 0.2)
+    silent = Silent(triton, 1000)
+    with pytest.raises(errors.TritonUnavailableError, match="nor does it now"):
+        await Inference(triton, outage=silent.outage).answer(
+            Request("double", ROWS, None, timeout_s=0.1)
+        )
+    assert silent.outage.began_at is not None  # nothing is consumed meanwhile
+    await silent.outage.close()
+
+
+async def test_a_slow_model_is_not_taken_for_a_silent_triton(triton):
+    Silent(triton, 1000)
+
+    async def ready():
+        return True
+
+    outage = Outage("Triton", ready)
+    with pytest.raises(errors.InferenceTimeoutError, match="no answer in time"):
+        await Inference(triton, outage=outage).answer(Request("double", ROWS, None, timeout_s=0.1))
+    await outage.close()

@@ -1,6 +1,8 @@
 """The gRPC client against real Triton servers."""
 
 import asyncio
+import os
+import signal
 import time
 
 import numpy as np
@@ -182,3 +184,18 @@ async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
         # Who comes later finds it dead, which is no reason not to ask the next server.
         reply = await client.infer("double", {"x": X}, timeout_s=10)
         assert reply.outputs["y"].to_array().tolist() == [[2, 2, 2, 2]] * 2
+
+
+async def test_who_is_silent_about_a_model_is_away(client, triton, monkeypatch):
+    """As behind a connection whose other end is gone: no fault of the task that asks."""
+    await client.model_spec("double")
+    monkeypatch.setattr(triton_client, "_QUICK_S", 0.5)
+    os.kill(triton.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(errors.TritonUnavailableError, match="is silent"):
+            await client.model_spec("double", fresh=True)
+        with pytest.raises(errors.InferenceTimeoutError):  # this limit is the caller's
+            await client.infer("double", {"x": X}, timeout_s=0.5)
+    finally:
+        os.kill(triton.process.pid, signal.SIGCONT)
+    await client.model_spec("double", fresh=True)
