@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz` of a worker pool, on one port however many processes it has.
+"""`/livez`, `/readyz` and `/metrics` of a worker pool, on one port however many processes it has.
 
 Enters: what one process can check. Leaves: JSON over HTTP, 200 or 503, that says which part is
 missing. Each process writes how it is into a folder of the pool; one of them serves what all wrote,
@@ -45,16 +45,19 @@ def pool_folder() -> Path:
 class Health:
     """Of one process; it also answers for the pool if no other process does."""
 
-    def __init__(self, host: str, port: int, checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self, host: str, port: int, checks: Mapping[str, Check], metrics: Callable[[], bytes]
+    ) -> None:
         """Nothing is served before `start`.
 
         Args:
             host: address to listen on.
             port: of the pool.
             checks: parts by name.
+            metrics: gives the whole pool's, in Prometheus' text format.
         """
         self._address = (host, port)
-        self._checks = checks
+        self._checks, self._metrics = checks, metrics
         self._folder = pool_folder()
         self._own = self._folder / f"{os.getpid()}.json"
         self._lock: int | None = None
@@ -108,10 +111,11 @@ class Health:
         except BlockingIOError:
             os.close(lock)
             return
-        folder = self._folder
+        folder, render = self._folder, self._metrics
 
         class Handler(_Handler):
             pool = folder
+            metrics = staticmethod(render)
 
         try:
             self._server = ThreadingHTTPServer(self._address, Handler)
@@ -138,12 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers from the files of the pool's processes."""
 
     pool: Path
+    metrics: Callable[[], bytes]
 
     def do_GET(self) -> None:
-        """`/livez`: no event loop hangs. `/readyz`: no part is missing besides."""
+        """`/livez`: no event loop hangs. `/readyz`: no part is missing besides. `/metrics`."""
         path = self.path.partition("?")[0].rstrip("/")
+        if path == "/metrics":
+            self._send(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics())
+            return
         if path not in {"/livez", "/readyz"}:
-            self._answer(404, {"error": "there are /livez and /readyz"})
+            self._answer(404, {"error": "there are /livez, /readyz and /metrics"})
             return
         processes = read_pool(self.pool)
         good = all(
@@ -156,9 +164,11 @@ class _Handler(BaseHTTPRequestHandler):
         """A probe each second is no news."""
 
     def _answer(self, code: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body, indent=2).encode() + b"\n"
+        self._send(code, "application/json", json.dumps(body, indent=2).encode() + b"\n")
+
+    def _send(self, code: int, kind: str, data: bytes) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

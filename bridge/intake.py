@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
@@ -27,10 +27,12 @@ from bridge.errors import (
     InvalidLabelError,
     MalformedMessageError,
     MessageTooLargeError,
+    Outcome,
     PoisonousMessageError,
     TaskCancelledError,
     TaskExpiredError,
     UnknownTaskError,
+    outcome_of,
 )
 from bridge.labels import deadline_of, retries_of
 from bridge.messages import encode_result, read_labels
@@ -45,6 +47,19 @@ _CLOCKS_S = 0.1  # a timer, which has another clock, may go off a little before 
 _EXPIRED = "the task's deadline passed before it ended"
 
 
+class Observer(Protocol):
+    """What counts; `bridge.metrics.Counts` does."""
+
+    def ended(self, task: str, outcome: Outcome, seconds: float) -> None:
+        """A task has its record, and its message is acknowledged."""
+
+    def retried(self, task: str, error: BridgeError) -> None:
+        """A task comes back later."""
+
+    def dead_lettered(self, error: BridgeError) -> None:
+        """A message went to the dead letters."""
+
+
 class Intake:
     """Takes deliveries, runs those with a shortcut, and tells which are taskiq's."""
 
@@ -55,6 +70,8 @@ class Intake:
         """Names of those that look themselves for whether they are cancelled."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
+        self.observer: Observer | None = None
+        """Hears what becomes of messages."""
         self.cancelled = results.cancellations
         self.cancelled.listeners.append(self._stop)
         self._broker = broker
@@ -66,6 +83,11 @@ class Intake:
         )
         self._running: set[asyncio.Task[Any]] = set()
         self._stoppable: dict[str, asyncio.Task[Any]] = {}
+
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that are being dealt with."""
+        return len(self._running)
 
     def start(self) -> None:
         """Begin to hear of cancelled tasks; call it before the first `take`."""
@@ -85,7 +107,7 @@ class Intake:
             if isinstance(message, TaskiqMessage):
                 return await self._take(message, delivery)
             logger.warning("dead-lettered a message that is no task: %s", message)
-            await delivery.dead_letter(message)
+            await self._dead_letter(delivery, message)
             await delivery.ack()
         except Exception:
             logger.exception("a message was not dealt with, and will be delivered again")
@@ -213,10 +235,15 @@ class Intake:
                 logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
                 crashed = isinstance(error, BackendCrashedError)
                 await delivery.retry(wait_s, crashed=crashed)
+                if self.observer is not None:
+                    self.observer.retried(message.task_name, error)
                 return
         await self._save(message, result)
         await self._tell("post_save", message, result)
         await delivery.ack()
+        if self.observer is not None:
+            took_s = time.perf_counter() - started
+            self.observer.ended(message.task_name, outcome_of(error), took_s)
 
     async def _go_on(self, value: Later | Dropped, delivery: Delivery) -> None:
         """A slice has ended, or could not begin; the task goes on with another message."""
@@ -269,15 +296,29 @@ class Intake:
         result = _result(message, None, error, 0.0)
         await self._save(message, result)
         await self._tell("post_save", message, result)  # its payloads have had their day
+        self._count(message, error)
 
     async def _give_up(
         self, message: TaskiqMessage, delivery: Delivery, error: BridgeError
     ) -> None:
         """Dead-letter a task, and let its caller hear of it."""
         logger.warning("dead-lettered task %s: %s", message.task_id, error)
-        await delivery.dead_letter(error)
+        await self._dead_letter(delivery, error)
         await self._save(message, _result(message, None, error, 0.0))
         await delivery.ack()
+        self._count(message, error)
+
+    async def _dead_letter(self, delivery: Delivery, error: BridgeError) -> None:
+        await delivery.dead_letter(error)
+        if self.observer is not None:
+            self.observer.dead_lettered(error)
+
+    def _count(self, message: TaskiqMessage, error: Exception) -> None:
+        """A task that did not run has ended."""
+        if self.observer is not None:
+            name = message.task_name
+            known = name in self.shortcuts or self._broker.find_task(name) is not None
+            self.observer.ended(name if known else "unknown", outcome_of(error), 0.0)
 
     async def _save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Returns only once the task has a record: this one, or one that came first."""

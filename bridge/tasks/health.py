@@ -1,4 +1,4 @@
-"""What a worker process checks of itself for `/readyz`."""
+"""What a worker process checks of itself for `/readyz`, and counts for `/metrics`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,13 @@ async def answering(broker: Broker, triton: TritonClient) -> AsyncIterator[None]
         yield
         return
 
+    from bridge import metrics  # noqa: PLC0415 - not before it is known that there is a pool
+
+    broker.intake.observer = metrics.Counts()
+
     async def queue() -> str | None:
+        paused = broker.appetite is not None and broker.appetite() == 0
+        metrics.tell(in_hand=broker.intake.in_hand, paused=paused)
         return broker.trouble()
 
     async def redis() -> str | None:
@@ -42,7 +48,9 @@ async def answering(broker: Broker, triton: TritonClient) -> AsyncIterator[None]
         return None
 
     checks = {"queue": queue, "redis": redis, "triton": served}
-    health = Health(settings.bridge_metrics_host, settings.bridge_metrics_port, checks)
+    health = Health(
+        settings.bridge_metrics_host, settings.bridge_metrics_port, checks, metrics.render
+    )
     await health.start()
     try:
         yield
