@@ -44,8 +44,8 @@ local known = redis.call('HGET', job, 'baton')
 if known and baton ~= tonumber(known) and baton ~= fence then return {'stale', 0, 0} end
 local left = redis.call('PTTL', lease)
 if left > 0 then return {'held', left, 0} end
-redis.call('EXPIRE', job, ARGV[8])
 redis.call('HSET', job, 'priority', ARGV[5], 'message', ARGV[7])
+redis.call('EXPIRE', job, ARGV[8])
 redis.call('SADD', KEYS[5], id)
 if redis.call('HGET', job, 'want') == 'pause' then
   redis.call('HSET', job, 'state', 'paused')
