@@ -32,6 +32,7 @@ CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
 
 _AGAIN_S = 1.0
+_LEAST_KEPT_S = 30 * 86_400  # a task that waits for its turn, however long the queue, is not lost
 
 # KEYS: job, lease, waiting, running, all. ARGV: id, baton, floor, lease ms, priority, worker,
 # message, seconds to keep.
@@ -43,11 +44,12 @@ local known = redis.call('HGET', job, 'baton')
 if known and baton ~= tonumber(known) and baton ~= fence then return {'stale', 0, 0} end
 local left = redis.call('PTTL', lease)
 if left > 0 then return {'held', left, 0} end
-redis.call('EXPIRE', job, ARGV[8])
 redis.call('HSET', job, 'priority', ARGV[5], 'message', ARGV[7])
+redis.call('EXPIRE', job, ARGV[8])
 redis.call('SADD', KEYS[5], id)
 if redis.call('HGET', job, 'want') == 'pause' then
   redis.call('HSET', job, 'state', 'paused')
+  redis.call('PERSIST', job)
   redis.call('ZREM', waiting, id)
   return {'paused', 0, 0}
 end
@@ -156,12 +158,13 @@ class Jobs:
             redis: where results are; not closed here.
             queue: its name; several may have the same Redis.
             lease_s: a worker that says nothing for so long has lost its task.
-            keep_s: for how long the record of a task is kept of which nothing is heard.
+            keep_s: for how long the record of a task is kept of which nothing is heard; at least
+                for 30 days, and for ever while the task is paused.
         """
         self._redis: Any = redis  # its types are of two minds
         self._all = f"bridge:jobs:{queue}"
         self._waiting, self._running = f"{self._all}:waiting", f"{self._all}:running"
-        self._lease_ms, self._keep_s = int(lease_s * 1000), keep_s
+        self._lease_ms, self._keep_s = int(lease_s * 1000), max(keep_s, _LEAST_KEPT_S)
 
     async def claim(self, task_id: str, asking: Asking) -> Claim:
         """Ask for a task, whose id the caller has checked; a Redis that is away is waited for."""
@@ -241,6 +244,7 @@ class Jobs:
         if await self._redis.hget(job, "state") != b"paused":
             return None
         await self._redis.hset(job, "state", "queued")
+        await self._redis.expire(job, self._keep_s)
         return await self.hand_on(task_id)
 
     async def hand_on(self, task_id: str) -> tuple[int, bytes] | None:

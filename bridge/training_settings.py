@@ -1,8 +1,13 @@
 """What can be set of trainings; part of `Settings`, which alone reads the environment."""
 
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 
@@ -10,7 +15,11 @@ class TrainingSettings(BaseSettings):
     """Folders, and how trainings are cut into slices."""
 
     dataset_root: Path = Path("datasets")
-    checkpoint_root: Path = Path("checkpoints")
+    checkpoint_root: Path | str = Path("checkpoints")
+    """A folder, also as `file:///folder`; or `s3://bucket/prefix`, which alone stays text."""
+    bridge_work_root: Path | None = None
+    """Where training processes work, on a local disk. Unset: in `checkpoint_root`, or, where that
+    is no folder, in the system's folder for temporary files."""
     bridge_training_slice_s: float = Field(default=600.0, gt=0)
     """Seconds that a training may take at a time, before others have their turn. Well below
     RabbitMQ's `consumer_timeout`, 30 minutes by default."""
@@ -31,3 +40,38 @@ class TrainingSettings(BaseSettings):
     """Seconds that one training may take, over all its slices. Unset: any."""
     bridge_training_memory_bytes: int | None = Field(default=None, ge=1)
     """Main memory that one training process may have. Unset: any."""
+
+    @field_validator("checkpoint_root", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value) if isinstance(value, str) else value
+        parts = urlsplit(value)
+        if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
+            return Path(url2pathname(parts.path))
+        clear = not set("@?#") & set(value)  # keys do not belong here, as it is shown
+        if parts.scheme == "s3" and parts.netloc and clear:
+            return value.rstrip("/")
+        raise ValueError(
+            "must be a folder, file:///folder or s3://bucket/prefix, without keys, which are set "
+            "in BRIDGE_PAYLOAD_ACCESS_KEY and BRIDGE_PAYLOAD_SECRET_KEY"
+        )
+
+    @field_validator("bridge_work_root", mode="before")
+    @classmethod
+    def _nowhere(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @property
+    def works_in_temp(self) -> bool:
+        """Training processes work where everybody may write."""
+        return self.bridge_work_root is None and isinstance(self.checkpoint_root, str)
+
+    @property
+    def work_root(self) -> Path:
+        """The local folder for the files of training processes."""
+        if self.bridge_work_root is not None:
+            return self.bridge_work_root
+        if isinstance(self.checkpoint_root, Path):
+            return self.checkpoint_root
+        return Path(tempfile.gettempdir()) / f"taskiq-triton-bridge-{os.getuid()}"

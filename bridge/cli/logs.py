@@ -1,5 +1,6 @@
 """`mlbridge logs`: what the training processes of a task printed."""
 
+import asyncio
 from typing import Annotated
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from bridge.errors import TrainingError
 from bridge.names import check_name
 from bridge.settings import load_settings
-from bridge.training.checkpoints import LOG, job_folder
+from bridge.training.checkpoints import Checkpoints
+from bridge.training.places import open_checkpoint_store
 
 
 def logs(
@@ -19,13 +21,12 @@ def logs(
 
     Example: `mlbridge logs 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    root = load_settings().checkpoint_root
-    file = job_folder(root, check_name("task_id", task_id)) / LOG
-    try:
-        text = file.read_text(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
+    settings = load_settings()
+    checkpoints = Checkpoints(open_checkpoint_store(settings), check_name("task_id", task_id), "")
+    text = asyncio.run(checkpoints.read_log())
+    if text is None:
         raise TrainingError(
-            f"there is no log of task {task_id} under {root}: its first slice has not ended, it is "
-            "no training, or CHECKPOINT_ROOT is not the workers'"
-        ) from None
-    typer.echo(text, nl=False)
+            f"there is no log of task {task_id} under {settings.checkpoint_root}: its first slice "
+            "has not ended, it is no training, or CHECKPOINT_ROOT is not the workers'"
+        )
+    typer.echo(text.decode(errors="replace"), nl=False)

@@ -143,9 +143,11 @@ class Stack:
     def _use_folders(self) -> None:
         root = self._state.path if self._private else Path()
         names = ("model_repository", "dataset_root", "checkpoint_root")
+        given = {name: getattr(self.settings, name) for name in names}
         folders = {
-            name: (root / name if self._private else getattr(self.settings, name)).resolve()
-            for name in names
+            name: (root / name if self._private else place).resolve()
+            for name, place in given.items()
+            if self._private or isinstance(place, Path)  # else it is a bucket
         }
         for name, folder in folders.items():
             try:

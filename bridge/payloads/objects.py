@@ -148,12 +148,33 @@ def _open(url: str, settings: Settings) -> ObjectStore:
     if url.startswith("file:"):
         # Folders of hours that have become empty go with their last file.
         return LocalStore.from_url(url, automatic_cleanup=True, mkdir=True)
+    return connect_s3(url, settings)
+
+
+def connect_s3(
+    url: str,
+    settings: Settings,
+    *,
+    retries: int = 3,
+    retry_for: timedelta = timedelta(seconds=10),
+) -> S3Store:
+    """A store of obstore's, with the S3 options of the settings; nothing is connected yet.
+
+    Args:
+        url: `s3://bucket/prefix`.
+        settings: of endpoint, region, credentials and time.
+        retries: how often a request is tried again.
+        retry_for: and for how long at most.
+
+    Raises:
+        ValueError: the settings do not fit together; or obstore's BaseError, or OSError.
+    """
     options: ClientConfig = {
         "allow_http": True,  # for whom an endpoint is set with http://; Amazon's is https
         "timeout": timedelta(seconds=settings.bridge_payload_timeout_s),
         "connect_timeout": timedelta(seconds=min(settings.bridge_payload_timeout_s, 5.0)),
     }
-    retry: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+    retry: RetryConfig = {"max_retries": retries, "retry_timeout": retry_for}
     config = {
         "endpoint": settings.bridge_payload_endpoint,
         "region": settings.bridge_payload_region,

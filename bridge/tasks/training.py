@@ -31,6 +31,7 @@ from bridge.courtesy import is_busy, until_busy
 from bridge.crashes import repair
 from bridge.deliveries import Dropped, Later, Turn
 from bridge.errors import (
+    CheckpointError,
     InvalidTrainingRequestError,
     LeaseLostError,
     TaskCancelledError,
@@ -42,9 +43,12 @@ from bridge.jobs import CONTROL, Asking, Claim, Jobs
 from bridge.labels import baton_of, continued, priority_of
 from bridge.tasks.health import answering
 from bridge.training import run
+from bridge.training.checkpoints import Checkpoints
 from bridge.training.lease import Lease, Orders
+from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
 from bridge.training.request import parse_request
+from bridge.training.sweeper import keep_swept
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
@@ -64,12 +68,14 @@ async def connect(state: TaskiqState) -> None:
     exits.push_async_callback(triton.close)
     redis, lease_s = training_broker.results.redis, settings.bridge_training_lease_s
     jobs = state.jobs = open_jobs()
+    checkpoints = open_checkpoint_store(settings)
     training_broker.intake.cancelled.listeners.append(_cancel)
     training_broker.intake.draining.append(_stop_all)
     for background in (
         repair(redis, triton),
         listen(redis, CONTROL, _nudge),
         reap(jobs, _hand_on, every_s=lease_s),
+        keep_swept(jobs, checkpoints, settings.bridge_checkpoint_keep_s),
     ):
         exits.callback(asyncio.create_task(background).cancel)
     await exits.enter_async_context(answering(training_broker, triton))
@@ -164,16 +170,9 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         ) from None
     training = run.Training(request, task_id, settings, training_broker.state.triton)
     jobs: Jobs = training_broker.state.jobs
-    asking = Asking(
-        worker=_WORKER,
-        message=training_broker.formatter.dumps(message).message,
-        baton=baton_of(message.labels),
-        priority=priority_of(message.labels),
-        floor=training.checkpoints.floor(),
-    )
     if await is_busy(training_broker.results.redis, settings.bridge_shared_gpu):
         return Later(_BUSY_S)
-    claim = await jobs.claim(task_id, asking)
+    claim = await _claim(message, training.checkpoints)
     if claim.answer != "yours":
         return _not_now(message, claim)
     lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
@@ -185,7 +184,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     except TritonUnavailableError as error:
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
         return Later(_NO_TRITON_S)
-    except TrainingCrashedError as error:
+    except (TrainingCrashedError, CheckpointError) as error:
         if not training.progressed:
             raise
         log.warning("task %s goes on from its checkpoint: %s", task_id, error)
@@ -193,6 +192,36 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     finally:
         await jobs.release(task_id, claim.number)
     return Later(instead=continued(message, claim.number)) if result is None else result
+
+
+async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
+    """Ask whether it is this message's turn.
+
+    Raises:
+        CheckpointError: it is, as far as we know, but the store of checkpoints cannot be used.
+    """
+    jobs: Jobs = training_broker.state.jobs
+    try:
+        floor = await checkpoints.floor()
+    except CheckpointError:
+        job = await jobs.find(message.task_id)
+        if job is not None and job.pausing:  # it needs no store
+            return Claim("paused")
+        raise
+    asking = Asking(
+        worker=_WORKER,
+        message=training_broker.formatter.dumps(message).message,
+        baton=baton_of(message.labels),
+        priority=priority_of(message.labels),
+        floor=floor,
+    )
+    claim = await jobs.claim(message.task_id, asking)
+    if claim.answer == "paused":
+        try:
+            await checkpoints.touch(settings.bridge_checkpoint_keep_s)
+        except CheckpointError as error:
+            log.warning("paused task %s: %s", message.task_id, error)
+    return claim
 
 
 def _not_now(message: TaskiqMessage, claim: Claim) -> Later | Dropped:

@@ -8,6 +8,7 @@ have Triton serve it. Until the last step callers get what they got before.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,12 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import (
-    CheckpointError,
-)
+from bridge.errors import CheckpointError, TrainingCrashedError
 from bridge.settings import Settings
-from bridge.training.checkpoints import Checkpoints, clean
+from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.golive import GoLive, Triton
+from bridge.training.places import open_checkpoint_store, open_work_root
 from bridge.training.process import (
     LOG_FILE,
     Listeners,
@@ -33,6 +33,7 @@ from bridge.training.process import (
     work_folder,
 )
 from bridge.training.request import TrainingRequest
+from bridge.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +67,17 @@ class Training:
             task_id: any text; a task whose model is published already is not trained again.
             settings: where datasets, models and checkpoints lie, and how long a slice is.
             triton: the servers that shall serve it.
+
+        Raises:
+            SettingsError: the settings of the checkpoint store do not fit together.
         """
         self.request, self.task_id, self._settings = request, task_id, settings
         asked = json.dumps(request.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
-        self.checkpoints = Checkpoints(settings.checkpoint_root, task_id, digest)
+        self.checkpoints = Checkpoints(open_checkpoint_store(settings), task_id, digest)
         self.progressed = False
         """A checkpoint was kept in this turn."""
         self._live = GoLive(request, task_id, settings, triton)
-        self._last: dict[str, Any] | None = None
-        self._unkept: CheckpointError | None = None
 
     async def go_on(
         self, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]
@@ -101,60 +103,73 @@ class Training:
             TritonUnavailableError: Triton could not be asked; worth another try.
         """
         await self._live.clean()
-        await asyncio.to_thread(
-            clean, self._settings.checkpoint_root, self._settings.bridge_checkpoint_keep_s
-        )
         recorded = await self._live.recorded()
         if recorded is not None:
             return recorded
-        with work_folder(self._settings.checkpoint_root, self.task_id) as folder:
+        with work_folder(open_work_root(self._settings), self.task_id) as folder:
             try:
                 outcome = await self._train(turn, folder, on_progress)
             finally:
                 title = f"slice {turn.number}, {turn.worker}, {datetime.now(UTC):%F %T} UTC"
-                self.checkpoints.add_log(title, folder / LOG_FILE)
+                await self.checkpoints.add_log(title, folder / LOG_FILE)
             if outcome is None:
                 return None
             await on_progress({"stage": "publishing"})
             if turn.confirm is not None:
                 await turn.confirm()
             result = await self._live.go_live(outcome, folder, turn.number)
-        self.checkpoints.drop()
+        await self.checkpoints.drop()
         return result
 
     async def _train(
         self, turn: Turn, folder: Path, on_progress: Callable[[Progress], Awaitable[None]]
     ) -> Outcome | None:
-        start = await self.checkpoints.newest()
-        self._last = start.facts if start else None
+        found = await self.checkpoints.newest(folder)
+        start, resume = found or (None, None)
+
+        async def keep(file: Path, facts: dict[str, Any]) -> Checkpoint:
+            checkpoint = await self.checkpoints.keep(turn.token, file, facts)
+            self.progressed = True
+            return checkpoint
 
         async def progress(record: Progress) -> None:
-            at = self._last and {key: self._last[key] for key in ("epoch", "step", "saved_at")}
+            uploads.check()
+            last = uploads.kept or (start and start.facts)
+            at = last and {key: last[key] for key in ("epoch", "step", "saved_at")}
             about = {"slice": turn.number, "worker": turn.worker, "checkpoint": at}
             await on_progress({**record, **about})
 
         async def checkpoint(file: Path, facts: dict[str, Any]) -> None:
-            try:
-                self._last = (await self.checkpoints.keep(turn.token, file, facts)).facts
-                self.progressed, self._unkept = True, None
-            except CheckpointError as error:
-                log.warning("%s", error)
-                self._unkept = error
+            uploads.check()
+            uploads.add(file, facts)
 
         piece = Piece(
             length_s=self._settings.bridge_training_slice_s,
             checkpoint_every_s=self._settings.bridge_checkpoint_every_s,
             limit_s=self._settings.bridge_training_limit_s,
             memory_bytes=self._settings.bridge_training_memory_bytes,
-            resume=start.path if start else None,
+            resume=resume,
             finished=bool(start and start.facts.get("finished")),
             dataset_hash=start.facts.get("dataset_hash") if start else None,
             stop=turn.stop,
         )
         listeners = Listeners(self._live.check, progress, checkpoint)
-        outcome = await train_in_process(
-            self.request, folder, self._settings.dataset_root, piece, listeners
-        )
-        if outcome is None and self._unkept is not None:
-            raise self._unkept
+        async with Uploads(keep) as uploads:
+            try:
+                outcome = await train_in_process(
+                    self.request, folder, self._settings.dataset_root, piece, listeners
+                )
+            except (
+                TrainingCrashedError,
+                CheckpointError,
+            ):  # of what it saved, something may still be on its way
+                with contextlib.suppress(CheckpointError):
+                    await uploads.finish()
+                raise
+            try:
+                await uploads.finish()
+            except CheckpointError as error:
+                if outcome is None:
+                    raise
+                log.warning("a trained network is published without a checkpoint: %s", error)
         return outcome

@@ -56,6 +56,7 @@ class Slices:
             facts = {"step": ended["step"], "epoch": ended["epochs"], "finished": True}
             self.saved({**_proven(path), **facts})
         except (OSError, RuntimeError) as error:  # torch's own error for a full disk
+            path.unlink(missing_ok=True)
             logger.warning("the trained network was not saved: %s", error)
 
 
@@ -131,7 +132,10 @@ class Slicer(Callback):
                 self._save(trainer)
             except (OSError, RuntimeError) as error:  # torch's own error for a full disk
                 if over:
-                    raise CheckpointError(f"cannot write a checkpoint: {error}") from error
+                    raise CheckpointError(
+                        f"cannot write a checkpoint into {self._asked.folder.parent}: {error}; "
+                        "free room there, or set BRIDGE_WORK_ROOT to a local folder that has it"
+                    ) from error
                 logger.warning("no checkpoint, the one before it stays: %s", error)
             self._last = time.monotonic()
             self._cost_s = self._last - now
@@ -140,10 +144,15 @@ class Slicer(Callback):
 
     def _save(self, trainer: Any) -> None:
         path = self._asked.folder / f"step-{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        if trainer.is_global_zero:
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+            facts = _proven(path) if trainer.is_global_zero else {}
+        except BaseException:  # half of one only takes the room that the next one needs
+            path.unlink(missing_ok=True)
+            raise
+        if facts:
             self._asked.saved(
-                {**_proven(path), "step": trainer.global_step, "epoch": trainer.current_epoch}
+                {**facts, "step": trainer.global_step, "epoch": trainer.current_epoch}
             )
 
 

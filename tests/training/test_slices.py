@@ -13,7 +13,7 @@ from bridge.errors import (
     TrainingFailedError,
     TritonUnavailableError,
 )
-from bridge.training.checkpoints import job_folder
+from bridge.training.checkpoints import room
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 
@@ -42,7 +42,7 @@ def child():
     raise AssertionError("no training process")
 
 
-async def test_a_stopped_slice_leaves_a_checkpoint_that_the_next_goes_on_from(begin, settings):
+async def test_a_stopped_slice_leaves_a_checkpoint_that_the_next_goes_on_from(begin, tmp_path):
     seen = []
 
     async def stop_soon(record):
@@ -54,11 +54,11 @@ async def test_a_stopped_slice_leaves_a_checkpoint_that_the_next_goes_on_from(be
     assert await begin(bridge_checkpoint_every_s=1000).go_on(turn, stop_soon) is None
     assert seen[0]["worker"] == "somebody"
     assert seen[0]["checkpoint"] is None
-    checkpoint = await begin(bridge_checkpoint_every_s=1000).checkpoints.newest()
+    checkpoint, _ = await begin(bridge_checkpoint_every_s=1000).checkpoints.newest(tmp_path)
     assert checkpoint.token == 3
     assert checkpoint.facts["step"] > 0
     # Another request under the same id begins at the beginning.
-    assert await begin().checkpoints.newest() is None
+    assert await begin().checkpoints.newest(tmp_path) is None
 
     seen.clear()
     turn = Turn(4, 2, "another")
@@ -66,9 +66,9 @@ async def test_a_stopped_slice_leaves_a_checkpoint_that_the_next_goes_on_from(be
     assert seen[0]["step"] > checkpoint.facts["step"]
     assert seen[0]["slice"] == 2
     assert seen[0]["checkpoint"]["step"] == checkpoint.facts["step"]
-    log = (job_folder(settings.checkpoint_root, "t") / "train.log").read_text()
-    assert log.count("---- slice") == 2
-    assert "another" in log
+    log = await begin().checkpoints.read_log()
+    assert log.count(b"---- slice") == 2
+    assert b"another" in log
 
 
 async def test_a_slice_ends_after_its_time(begin):
@@ -77,7 +77,7 @@ async def test_a_slice_ends_after_its_time(begin):
     assert training.progressed
 
 
-async def test_a_killed_process_costs_what_came_after_its_checkpoint(begin):
+async def test_a_killed_process_costs_what_came_after_its_checkpoint(begin, tmp_path):
     async def kill(record):
         if record.get("checkpoint"):
             child().kill()
@@ -86,22 +86,22 @@ async def test_a_killed_process_costs_what_came_after_its_checkpoint(begin):
     with pytest.raises(TrainingCrashedError, match="killed by SIGKILL"):
         await training.go_on(Turn(), kill)
     assert training.progressed
-    assert (await training.checkpoints.newest()).facts["step"] > 0
+    assert (await training.checkpoints.newest(tmp_path))[0].facts["step"] > 0
 
 
-async def test_who_has_lost_the_training_cannot_write(begin):
+async def test_who_has_lost_the_training_cannot_write(begin, tmp_path):
     successor = begin(bridge_checkpoint_every_s=0.1)
 
     async def overtake(_record):
-        if successor.checkpoints.floor() < 9:
-            file = successor.checkpoints.folder.parent.parent / "file"
+        if await successor.checkpoints.floor() < 9:
+            file = tmp_path / "file"
             file.write_bytes(b"theirs")
             await successor.checkpoints.keep(9, file, {"step": 1, "sha256": ""})
 
     training = begin(bridge_checkpoint_every_s=0.1)
     with pytest.raises(LeaseLostError):
         await training.go_on(Turn(5), overtake)
-    assert training.checkpoints.floor() == 9
+    assert await training.checkpoints.floor() == 9
 
     async def lost():
         raise LeaseLostError("another worker has it")
@@ -125,9 +125,8 @@ async def test_a_trained_model_waits_for_triton_without_being_trained_again(
     result = await begin().go_on(Turn(2, 2), note)
     assert seen == [{"stage": "publishing"}]
     assert result["model_version"] == "1"
-    assert [path.name for path in job_folder(settings.checkpoint_root, "t").iterdir()] == [
-        "train.log"
-    ]
+    left = sorted(path.name for path in (settings.checkpoint_root / "jobs" / room("t")).iterdir())
+    assert [name[:4] for name in left] == ["log-", "log-"]
 
 
 async def test_limits_of_time_and_memory_are_clear_errors(begin):
@@ -141,7 +140,9 @@ async def test_a_place_that_takes_no_checkpoints_is_told(begin, settings):
     settings.checkpoint_root.mkdir()
     (settings.checkpoint_root / "jobs").write_text("in the way")
     training = begin(bridge_training_slice_s=0.2)
-    with pytest.raises(CheckpointError, match="cannot keep a checkpoint in"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot write checkpoints in .*; CHECKPOINT_ROOT must be a folder"
+    ):
         await training.go_on(Turn(), ignore)
     assert not training.progressed
 
