@@ -9,6 +9,7 @@ import typer
 from bridge import __version__
 from bridge.cli.bench import bench
 from bridge.cli.cancel import cancel, pause, resume
+from bridge.cli.card import card
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.dlq import dlq
@@ -63,6 +64,7 @@ app.command()(resume)
 app.command()(logs)
 app.command()(status)
 app.command()(models)
+app.command()(card)
 app.command()(bench)
 app.add_typer(datasets, name="datasets")
 app.add_typer(dlq, name="dlq")

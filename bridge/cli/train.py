@@ -128,6 +128,11 @@ def show_trained(result: dict[str, Any]) -> None:
         ("model", f"{result['model_name']} version {result['model_version']}, live"),
         *(("metric " + name, _short(value)) for name, value in result["metrics"].items()),
         *(("parity " + name, _short(value)) for name, value in result["parity"].items()),
+        *(
+            ("variant " + name, _short(value))
+            for name, value in result.get("variant", {}).items()
+            if name != "metrics"
+        ),
         ("seconds", _short(result["duration_s"])),
     ]
     print_table("trained", ("what", "value"), rows)

@@ -4,7 +4,15 @@ No torch, no ONNX, no network: whether a candidate is any good is found out by w
 Triton between `lay_candidate` and `publish`.
 """
 
+from bridge.repository.readable import render_card
 from bridge.repository.signature import Signature, render_config
 from bridge.repository.store import Candidate, ModelRepository, check_model_id
 
-__all__ = ["Candidate", "ModelRepository", "Signature", "check_model_id", "render_config"]
+__all__ = [
+    "Candidate",
+    "ModelRepository",
+    "Signature",
+    "check_model_id",
+    "render_card",
+    "render_config",
+]

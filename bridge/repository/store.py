@@ -10,6 +10,7 @@ Layout (Triton's own):
     <root>/<model>/labels.txt              one class a line, where there are classes
     <root>/<model>/<n>/model.onnx          a version; never changes once it is there
     <root>/<model>/<n>/card.json           what it is, and which task made it
+    <root>/<model>/<n>/card.md             the same, for people
     <root>/<model>/.withdrawn-<n>/         keeps the number of a refused version from coming back
     <root>/<model>.candidate-<token>/      a whole model under a name that nobody calls
 
@@ -33,9 +34,11 @@ from typing import Any
 from bridge.errors import InvalidNameError, PublishError, UnknownModelError
 from bridge.names import check_name
 from bridge.repository.disk import rename, sync, sync_tree, write
+from bridge.repository.readable import render_card
 from bridge.repository.signature import CONFIG, LABELS, Signature, render_config
 
 CARD = "card.json"
+READABLE_CARD = "card.md"
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _WITHDRAWN = re.compile(r"\.withdrawn-([1-9][0-9]{0,17})")
@@ -182,6 +185,7 @@ class ModelRepository:
                     return faster
                 content = {**card, "signature": candidate.signature.to_json()}
                 write(laid / "1" / CARD, json.dumps(content, indent=2, allow_nan=False))
+                write(laid / "1" / READABLE_CARD, render_card(candidate.model, content))
                 if not home.exists() and rename(laid, home):
                     sync(self.root)
                     return 1

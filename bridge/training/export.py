@@ -6,6 +6,7 @@ since 1.14 (IR 10: 1.18), so both the wheel's and that of NVIDIA's containers si
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from bridge.errors import ExportError
 from bridge.tensors import Array
 from bridge.training.architectures import Network
+from bridge.training.request import Task
 from bridge.training.tokenizer import OPSET, Tokenizer
 
 MODEL_FILE = "model.onnx"
@@ -24,7 +26,7 @@ TOLERANCE = 1e-4
 """Largest difference allowed between float32 answers, for answers of size up to 1; for larger
 ones in proportion to the largest."""
 
-_ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
+ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
 _BATCH_SIZES = (1, 2, 7, 32)
 _SET = 0.5  # probability from which on a label counts as set
 
@@ -53,17 +55,21 @@ def export(
     path = folder / MODEL_FILE
     try:
         program = _export(_Answer(network).eval(), example, names)
-        size = sum(tensor.nbytes for tensor in network.state_dict().values())
-        program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+        program.save(str(path), external_data=weight_bytes(network) > ONE_FILE_BYTES)
         if tokenizer is not None:
             tokenizer.put_before(path)
-        _tidy(path)
+        tidy(path)
     except Exception as error:
         raise ExportError(
             f"the network cannot be exported to ONNX with a batch of any size: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     return path
+
+
+def weight_bytes(network: Network) -> int:
+    """Size of all that the network has learned, in float32."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 def compare(
@@ -87,17 +93,14 @@ def compare(
     """
     with torch.inference_mode():
         wanted = network.answer(torch.from_numpy(rows)).numpy()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about its own optimisations
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    ask = open_model(path)
     sizes = sorted({min(size, most_rows, len(rows)) for size in _BATCH_SIZES})
-    worst, agreement, sent = 0.0, 1.0, rows if asked is None else asked
+    worst, agreed, sent = 0.0, 1.0, rows if asked is None else asked
     for size in sizes:
         pieces = [sent[start : start + size] for start in range(0, len(sent), size)]
-        found = np.concatenate([session.run(None, {name: piece})[0] for piece in pieces])
+        found = np.concatenate([ask(piece) for piece in pieces])
         worst = max(worst, float(np.abs(found - wanted).max()))
-        agreement = min(agreement, _agreement(network, found, wanted))
+        agreed = min(agreed, agreement(network.task, found, wanted))
     tolerance = tolerance_for(wanted)
     if not worst <= tolerance:  # also when it is NaN
         raise ExportError(
@@ -109,19 +112,30 @@ def compare(
         "max_abs_difference": worst,
         "tolerance": tolerance,
     }
-    return parity | ({"class_agreement": agreement} if network.task != "regression" else {}), wanted
+    return parity | ({"class_agreement": agreed} if network.task != "regression" else {}), wanted
 
 
-def _agreement(network: Network, found: Array, wanted: Array) -> float:
+def open_model(path: Path) -> Callable[[Array], Array]:
+    """What ONNX Runtime answers, on the CPU: from rows [batch, ...] to float32 [batch, outputs]."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about its own optimisations
+    # Its threads would turn in circles for work, on processors that others share.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda rows: session.run(None, {name: rows})[0]
+
+
+def agreement(task: Task, found: Array, wanted: Array) -> float:
     """Share of rows with the same class, or the same labels."""
-    if network.task == "multi-label":
+    if task == "multi-label":
         return float(((found >= _SET) == (wanted >= _SET)).all(axis=1).mean())
     return float((found.argmax(1) == wanted.argmax(1)).mean())
 
 
-def tolerance_for(answers: Array) -> float:
+def tolerance_for(answers: Array, tolerance: float = TOLERANCE) -> float:
     """Largest difference that answers of this size may have."""
-    return TOLERANCE * max(1.0, float(np.abs(answers).max()))
+    return tolerance * max(1.0, float(np.abs(answers).max()))
 
 
 class _Answer(torch.nn.Module):
@@ -154,9 +168,10 @@ def _export(module: torch.nn.Module, example: torch.Tensor, names: tuple[str, st
         )
 
 
-def _tidy(path: Path) -> None:
-    """Drop what the exporter notes of the source (paths on this machine), and check the rest."""
+def tidy(path: Path) -> None:
+    """Drop what the tools note of the source (paths on this machine), and check the rest."""
     model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
     for part in (
         *model.graph.node,
         *model.graph.input,
@@ -171,6 +186,7 @@ def _tidy(path: Path) -> None:
             raise ValueError(f"{value.name!r} has a batch dimension of fixed size")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else "no details"

@@ -16,19 +16,18 @@ from bridge.training import architectures
 from bridge.training.datasets import DatasetStore
 from bridge.training.devices import launch, must_launch, place
 from bridge.training.examples import Examples
-from bridge.training.export import compare, export
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.opening import open_examples
 from bridge.training.pretrained import begin_with, weights_file
-from bridge.training.probe import save_probe
+from bridge.training.proof import Trained, prove
 from bridge.training.request import TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
+from bridge.training.variants import check_variant
 
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
 
-_PROBE_ROWS = 64
 _PIECE = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 _LIBRARIES = (
     "taskiq-triton-bridge",
@@ -88,6 +87,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     )
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples, sequences=sequences)
+    check_variant(network, request.model.variant)
     weights = _begin(request, examples, network, store.root)
     report("plan", {"signature": signature.to_json()})
 
@@ -108,12 +108,12 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    parity = _prove(network, examples, signature, folder)
+    proof = prove(Trained(network, examples, signature, metrics), request.model, folder)
     report(
         "result",
         {
             "metrics": metrics,
-            "parity": parity,
+            **proof,
             "dataset_hash": dataset_hash,
             "columns": list(examples.columns),
             "target": examples.target,
@@ -128,22 +128,6 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
             "libraries": _libraries(),
         },
     )
-
-
-def _prove(
-    network: architectures.Network, examples: Examples, signature: Signature, folder: Path
-) -> dict[str, Any]:
-    """Export the network, compare it with torch on real rows, and keep those; returns parity."""
-    rows = examples.validation.inputs[:_PROBE_ROWS]
-    names = (signature.inputs[0].name, signature.outputs[0].name)
-    words = examples.words
-    tokenizer = None if words is None else words.tokenizer
-    (folder / "version").mkdir()
-    path = export(network, rows, names, folder / "version", tokenizer)
-    asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
-    parity, answers = compare(network, path, rows, signature.max_batch_size, asked)
-    save_probe(folder / "probe.npz", asked, answers)
-    return parity
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:

@@ -1,5 +1,6 @@
 """How good answers are, for each task. Runs in the training process only."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,10 @@ PROGRESS: dict[Task, str] = {
     "regression": "mse",
 }
 """The metric that a progress record has."""
+
+
+KEPT: dict[Task, str] = {"classification": "accuracy", "multi-label": "f1", "regression": "rmse"}
+"""The metric that a variant of a network must keep."""
 
 
 def progress_value(task: Task, outputs: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -51,6 +56,26 @@ def judge(task: Task, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, fl
         `mae` and `r2`.
     """
     return _JUDGES[task](found, wanted)
+
+
+def lost(task: Task, before: dict[str, float], after: dict[str, float]) -> float:
+    """How much worse `after` is by the task's metric in `KEPT`; negative where it is better.
+
+    Of accuracy and F1 the difference, between 0 and 1; of `rmse` the rise in proportion to `before`
+    (infinite where that was 0), as it is in the target's own unit.
+
+    Args:
+        task: what was learned.
+        before: metrics of the network, as `judge` has them.
+        after: metrics of its variant, on the same rows.
+    """
+    name = KEPT[task]
+    if task != "regression":
+        return before[name] - after[name]
+    rise = after[name] - before[name]
+    if before[name] > 0:
+        return rise / before[name]
+    return math.inf if rise > 0 else 0.0
 
 
 def _classes(found: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:

@@ -35,11 +35,13 @@ TARGETS = ("target", "label", "class", "y")
 """Columns that are taken for the target where the caller names none."""
 
 Task = Literal["classification", "multi-label", "regression"]
+Variant = Literal["fp32", "fp16", "int8"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 # Of what is told: a stranger's fields may be many, and their names long.
 _MOST_PROBLEMS, _MOST_NAME = 20, 64
+_MAX_LOSS = 0.01
 
 _CONFIG = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -82,6 +84,10 @@ class ModelConfig(BaseModel):
     """Train the last layer only."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
     """Rows that Triton puts into one batch at most."""
+    variant: Variant = "fp32"
+    """The numbers that the served model computes with; callers send and get float32 always."""
+    max_accuracy_loss: float | None = Field(default=None, ge=0, le=1)
+    """What a variant may lose, as `bridge.training.judging.lost` counts; 0.01 by default."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The architecture's own options."""
 
@@ -93,6 +99,8 @@ class ModelConfig(BaseModel):
             raise ValueError("'target' and 'targets' say the same: give one of them")
         if self.freeze and self.weights is None:
             raise ValueError("'freeze' needs 'weights': nothing learns where nothing was learned")
+        if self.max_accuracy_loss is not None and self.variant == "fp32":
+            raise ValueError("'max_accuracy_loss' is of variants 'fp16' and 'int8', not of 'fp32'")
         for name in ("inputs", "targets"):
             columns = getattr(self, name) or []
             if len(set(columns)) < len(columns):
@@ -106,6 +114,11 @@ class ModelConfig(BaseModel):
     def columns(self) -> list[str] | None:
         """Input columns that the caller named, or None for all but the target."""
         return self.inputs if self.input is None else [self.input]
+
+    @property
+    def accuracy_loss_limit(self) -> float:
+        """`max_accuracy_loss`, or the default."""
+        return _MAX_LOSS if self.max_accuracy_loss is None else self.max_accuracy_loss
 
 
 class TrainingRequest(BaseModel):

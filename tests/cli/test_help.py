@@ -19,6 +19,7 @@ COMMANDS = [
     "cancel",
     "status",
     "models",
+    "card",
     "bench",
     *GROUPS,
 ]

@@ -81,3 +81,60 @@ async def test_the_defaults_make_a_good_model_of_digits(
     assert not any(".candidate-" in name for name in index)
     with pytest.raises(UnknownModelError):
         await ask(images[:1], version="1")
+
+
+async def test_an_int8_version_follows_fp32_and_fp16_of_the_same_model(
+    triton, client, dataset_root, digits, tmp_path
+):
+    settings = Settings(
+        dataset_root=dataset_root, model_repository=triton.repository, checkpoint_root=tmp_path
+    )
+    images, classes = digits
+    inputs = {"image": Tensor.from_array(images[:50])}
+
+    async def ignore(_):
+        pass
+
+    for number, variant in enumerate(("fp32", "fp16", "int8"), 1):
+        model = {"architecture": "cnn", "model_id": "variants-live", "variant": variant}
+        if variant != "fp32":
+            model["max_accuracy_loss"] = 0.05
+        asked = parse_request("few", model, {"epochs": 6, "learning_rate": 0.01}, settings)
+        result = await Training(asked, variant, settings, client).go_on(Turn(), ignore)
+        assert result["model_version"] == str(number)
+        assert result["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 8, 8]}]
+
+        # Triton's answers are those of the variant, and about as good as the network's.
+        proof = result["parity" if variant == "fp32" else "variant"]
+        assert proof["triton_max_abs_difference"] <= proof["tolerance"]
+        reply = await client.infer("variants-live", inputs, timeout_s=30)
+        assert reply.model_version == str(number)
+        answers = reply.outputs["probabilities"].to_array()
+        assert answers.dtype == np.float32
+        assert (answers.argmax(1) == classes[:50]).mean() >= 0.8
+
+        folder = triton.repository / "variants-live" / str(number)
+        assert f"as ONNX in {variant.upper()}" in (folder / "card.md").read_text()
+        if variant != "fp32":
+            assert proof["kind"] == variant
+            assert proof["bytes"] == (folder / "model.onnx").stat().st_size < proof["fp32_bytes"]
+            assert abs(proof["accuracy_loss"]) <= 0.05
+            # Once more under the same task: what the version's card tells.
+            again = await Training(asked, variant, settings, client).go_on(Turn(), ignore)
+            assert again == result
+
+
+async def test_a_variant_that_loses_too_much_leaves_what_was_live(
+    triton, client, dataset_root, tmp_path
+):
+    settings = Settings(
+        dataset_root=dataset_root, model_repository=triton.repository, checkpoint_root=tmp_path
+    )
+
+    async def ignore(_):
+        pass
+
+    model = {"architecture": "mlp", "model_id": "variant-refused", "target": "size"}
+    images = np.load(dataset_root / "values.npz") if (dataset_root / "values.npz").exists() else None
+    del images
+    assert model

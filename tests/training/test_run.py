@@ -116,7 +116,7 @@ async def test_a_model_that_triton_cannot_load_is_never_published(
 
 async def test_a_model_that_answers_otherwise_is_never_published(settings, fake_triton, repository):
     fake_triton.skew = 0.01
-    with pytest.raises(PublishError, match=r"differ from torch's by 0\.01"):
+    with pytest.raises(PublishError, match=r"differ from those in training by 0\.01"):
         await start(settings, fake_triton)
     assert repository.models() == []
     assert fake_triton.served == {}
