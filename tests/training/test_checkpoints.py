@@ -5,6 +5,7 @@ import json
 import os
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -206,8 +207,6 @@ async def test_a_folder_on_another_disk_is_copied_to(tmp_path, monkeypatch):
 
 
 def _other_disk(here):
-    from pathlib import Path  # noqa: PLC0415
-
     replace = Path.replace
 
     def across(self, target):
