@@ -219,17 +219,20 @@ async def client(triton):
         yield client
 
 
-async def go_live(root, triton, client, tmp_path, dataset, hyperparameters):
+async def go_live(root, triton, client, tmp_path, dataset, hyperparameters, variant="fp32"):
     settings = Settings(
         dataset_root=root, model_repository=triton.repository, checkpoint_root=tmp_path
     )
     model = {"architecture": "transformer", "model_id": f"live-{dataset}", "options": SMALL}
+    model["variant"] = variant
     asked = parse_request(dataset, model, hyperparameters, settings)
 
     async def on_progress(_):
         pass
 
-    return await Training(asked, dataset, settings, client).go_on(Turn(), on_progress)
+    return await Training(asked, f"{dataset}-{variant}", settings, client).go_on(
+        Turn(), on_progress
+    )
 
 
 async def test_text_goes_live(root, triton, client, tmp_path):
@@ -256,3 +259,14 @@ async def test_tokens_go_live(root, triton, client, tmp_path):
     rows = np.array([[9, 7, 9] + [0] * 6, [9, 6, 9] + [0] * 6, [10**9] * 9])
     reply = await client.infer("live-tokens", {"ids": Tensor.from_array(rows)}, timeout_s=30)
     assert reply.outputs["probabilities"].to_array().argmax(1)[:2].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("variant", ["fp16", "int8"])
+async def test_text_goes_live_as_a_variant(root, triton, client, tmp_path, variant):
+    result = await go_live(root, triton, client, tmp_path, "texts", LEARN, variant)
+    assert result["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}]
+    assert result["variant"]["triton_max_abs_difference"] <= result["variant"]["tolerance"]
+    assert result["variant"]["class_agreement"] >= 0.95
+    rows = np.array([["A GREAT film"], ["boring"]], dtype=object)
+    reply = await client.infer("live-texts", {"text": Tensor.from_array(rows)}, timeout_s=30)
+    assert reply.outputs["probabilities"].to_array().argmax(1).tolist() == [1, 0]
