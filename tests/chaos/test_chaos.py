@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bridgechaos.ledger import errors_by_class
+from bridgechaos.report import errors_by_class
 from bridgechaos.session import Options, run_once
 from bridgechaos.stack import open_stack
 
