@@ -166,6 +166,10 @@ class GoLive:
             if rows is not None and signature is not None:
                 await self._ask(model, signature, rows, str(version))
         except (TritonError, PublishError) as error:
+            if self.repository.versions(model)[-1:] > [version]:
+                # Triton loads the newest; whoever published that proves it.
+                log.info("%s version %d has been followed already: %s", model, version, error)
+                return
             refused = self._refused(error, "the version before serves on")
             if not isinstance(refused, TritonUnavailableError):
                 await self._withdraw(version)

@@ -1,6 +1,7 @@
 """From trained files to a live model: nothing goes live unproven, nothing twice."""
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -136,6 +137,23 @@ async def test_a_published_version_that_will_not_load_is_withdrawn(
     # Its number is not used again.
     fake_triton.refuses.clear()
     assert (await start(settings, fake_triton, "bad"))["model_version"] == "3"
+
+
+async def test_a_version_that_is_followed_at_once_stays(
+    settings, fake_triton, repository, monkeypatch
+):
+    """Another worker publishes the next one before Triton has answered with this one."""
+    load = fake_triton.load
+
+    async def slowly(name):
+        if name == "few" and repository.versions("few") == [1]:
+            shutil.copytree(repository.root / "few" / "1", repository.root / "few" / "2")
+        await load(name)
+
+    monkeypatch.setattr(fake_triton, "load", slowly)
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+    assert repository.versions("few") == [1, 2]
+    assert fake_triton.served["few"][0] == "2"
 
 
 async def test_an_outage_before_publishing_is_worth_another_try(settings, fake_triton, repository):
