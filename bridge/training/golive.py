@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.errors import (
     BridgeError,
+    Fate,
     PublishError,
     TritonError,
     TritonUnavailableError,
@@ -196,8 +197,8 @@ class GoLive:
             log.warning("Triton could not unload %s: %s", name, error)
 
     def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
-        if isinstance(error, (TritonUnavailableError, PublishError)):
-            return error
+        if isinstance(error, PublishError) or error.fate is not Fate.FAIL:
+            return error  # another try may do
         return PublishError(
             f"Triton refused the new version of model {self.request.model_id!r}, so {outcome}: "
             f"{error}"

@@ -50,6 +50,24 @@ def test_everything_ends_as_it_deserves(outcomes, number):
     assert balance.balanced, told(outcomes[number], [str(errors_by_class(balance.failed_wrongly))])
 
 
+async def test_no_training_is_lost_or_published_twice():
+    kinds = ("training killed", "training process killed", "training paused past its lease")
+    asked = options(
+        SEEDS[0],
+        faults=3,
+        tasks=300,
+        per_s=15.0,
+        settle_s=180.0,
+        only=(*kinds, "rabbitmq killed"),
+        trainings=3,
+        pauses=False,
+    )
+    async with open_stack(workers=1, training=True) as it:
+        outcome = await run_once(*it, asked, print)
+    assert outcome.balance.trainings
+    assert outcome.good, told(outcome, [])
+
+
 async def test_a_worker_that_loses_is_found_out():
     here = str(Path(__file__).parent)
     async with open_stack(workers=1, broker="broken_worker:broker", PYTHONPATH=here) as it:
