@@ -45,10 +45,14 @@ async def cancel(redis: Redis, task_id: str, keep_s: int, *, now: bool = False) 
     Returns:
         False if the task has ended already.
     """
-    if not await redis.set(task_id, cancelled_record(), ex=keep_s, nx=True) and not (
-        now and await redis.zscore(_KEY, task_id) is not None
-    ):
-        return False
+    record = cancelled_record()
+    if not await redis.set(task_id, record, ex=keep_s, nx=True):
+        if await redis.zscore(_KEY, task_id) is None:
+            # Where Redis was lost between the two steps, workers have not been told.
+            if await redis.get(task_id) != record:
+                return False
+        elif not now:
+            return False
     async with redis.pipeline(transaction=True) as pipe:
         pipe.zadd(_KEY, {task_id: time.time()})
         pipe.zremrangebyscore(_KEY, 0, time.time() - keep_s)

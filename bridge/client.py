@@ -239,8 +239,10 @@ class BridgeClient:
                 "training", "train_model", args, {PRIORITY: priority}, task_id
             )
         except BaseException:
-            await self._trainings.forget(task_id)
+            await self._trainings.withdraw(task_id)
             raise
+        if idempotency_key is not None:
+            await self._trainings.sent(task_id)
         return TaskHandle(self, *kicked)
 
     async def pause(self, task_id: str) -> bool:

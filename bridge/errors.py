@@ -219,6 +219,12 @@ class PublishError(TrainingError):
     """The model could not go live; what was live before still is."""
 
 
+class RepositoryWriteError(PublishError):
+    """The model repository takes no files now: its disk is full, or away."""
+
+    fate = Fate.RETRY
+
+
 # ---- queue, results, runtime ------------------------------------------------------------
 
 

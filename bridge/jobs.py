@@ -27,81 +27,23 @@ from typing import Any, Literal, NamedTuple
 from redis.asyncio import Redis
 
 from bridge.channels import REDIS_LOST, tell
+from bridge.job_scripts import (
+    CLAIM,
+    FORGET,
+    HAND_ON,
+    HANDED_ON,
+    REGISTER,
+    RELEASE,
+    RENEW,
+    RESUME,
+    SENT,
+)
 
 CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
 
 _AGAIN_S = 1.0
 _LEAST_KEPT_S = 30 * 86_400  # a task that waits for its turn, however long the queue, is not lost
-
-# KEYS: job, lease, waiting, running, all. ARGV: id, baton, floor, lease ms, priority, worker,
-# message, seconds to keep.
-_CLAIM = """
-local job, lease, waiting, running = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, baton, priority = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
-local fence = tonumber(redis.call('HGET', job, 'fence') or '0')
-local known = redis.call('HGET', job, 'baton')
-if known and baton ~= tonumber(known) and baton ~= fence then return {'stale', 0, 0} end
-local left = redis.call('PTTL', lease)
-if left > 0 then return {'held', left, 0} end
-redis.call('HSET', job, 'priority', ARGV[5], 'message', ARGV[7])
-redis.call('EXPIRE', job, ARGV[8])
-redis.call('SADD', KEYS[5], id)
-if redis.call('HGET', job, 'want') == 'pause' then
-  redis.call('HSET', job, 'state', 'paused')
-  redis.call('PERSIST', job)
-  redis.call('ZREM', waiting, id)
-  return {'paused', 0, 0}
-end
-local top = redis.call('ZREVRANGE', waiting, 0, 0, 'WITHSCORES')
-if top[1] and top[1] ~= id and tonumber(top[2]) > priority then
-  local other = redis.call('HGET', 'bridge:job:' .. top[1], 'fence')
-  local turn = top[1] .. ' ' .. (other or '0')
-  if redis.call('EXISTS', 'bridge:job:' .. top[1]) == 0 then
-    redis.call('ZREM', waiting, top[1])
-  elseif redis.call('HGET', job, 'yielded') ~= turn then
-    redis.call('HSET', job, 'yielded', turn, 'state', 'queued')
-    redis.call('ZADD', waiting, priority, id)
-    return {'yield', 0, 0}
-  end
-end
-local token = math.max(fence, tonumber(ARGV[3])) + 1
-local now = redis.call('TIME')
-redis.call('SET', lease, token, 'PX', ARGV[4])
-redis.call('HSET', job, 'fence', token, 'baton', baton, 'state', 'running', 'worker', ARGV[6])
-redis.call('ZREM', waiting, id)
-redis.call('ZADD', running, now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[4], id)
-return {'yours', token, redis.call('HINCRBY', job, 'slices', 1)}
-"""
-# KEYS: job, lease, running. ARGV: id, token, lease ms, seconds to keep. Also gives back a lease
-# that ran out, as long as nobody took it.
-_RENEW = """
-local fence = redis.call('HGET', KEYS[1], 'fence')
-if fence and fence ~= ARGV[2] then return 'lost' end
-local now = redis.call('TIME')
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
-redis.call('HSET', KEYS[1], 'fence', ARGV[2], 'state', 'running')
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('ZADD', KEYS[3], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3], ARGV[1])
-return redis.call('HGET', KEYS[1], 'want') or ''
-"""
-# KEYS: job, lease, waiting, running. ARGV: id, token.
-_RELEASE = """
-if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('HSET', KEYS[1], 'state', 'queued')
-redis.call('ZADD', KEYS[3], redis.call('HGET', KEYS[1], 'priority') or 0, ARGV[1])
-return 1
-"""
-# KEYS: job, lease. A new token for a message that takes the place of one that is lost, or late.
-_HAND_ON = """
-if redis.call('PTTL', KEYS[2]) > 0 then return {0, ''} end
-local message = redis.call('HGET', KEYS[1], 'message')
-if not message then return {0, ''} end
-return {redis.call('HINCRBY', KEYS[1], 'fence', 1), message}
-"""
-
 logger = logging.getLogger("bridge.jobs")
 Answer = Literal["yours", "held", "stale", "paused", "yield"]
 
@@ -175,7 +117,7 @@ class Jobs:
         )
         while True:
             try:
-                answer, number, slices = await self._run(_CLAIM, keys, *arguments)
+                answer, number, slices = await self._run(CLAIM, keys, *arguments)
                 return Claim(answer.decode(), number, slices)
             except REDIS_LOST as error:
                 logger.warning("cannot ask Redis who trains %s, trying again: %s", task_id, error)
@@ -190,47 +132,55 @@ class Jobs:
         Raises:
             RedisError: nobody knows; or another of REDIS_LOST.
         """
-        keys = (*_keys(task_id), self._running)
+        keys = (*_keys(task_id), self._running, self._all)
         arguments = (task_id, token, self._lease_ms, self._keep_s)
-        answer: bytes = await self._run(_RENEW, keys, *arguments)
+        answer: bytes = await self._run(RENEW, keys, *arguments)
         return answer.decode()
 
     async def release(self, task_id: str, token: int) -> None:
         """Let go of a task. A lease also ends by itself."""
         try:
             keys = (*_keys(task_id), self._waiting, self._running)
-            await self._run(_RELEASE, keys, task_id, token)
+            await self._run(RELEASE, keys, task_id, token)
         except REDIS_LOST as error:
             logger.info("the lease of task %s has to run out: %s", task_id, error)
 
     async def register(self, task_id: str, priority: int) -> None:
         """Let workers know of a task that waits, before its message comes to one."""
-        job = _keys(task_id)[0]
-        if not await self._redis.hsetnx(job, "state", "queued"):
-            return  # it was submitted before
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(job, "priority", str(priority))
-            pipe.expire(job, self._keep_s)
-            pipe.sadd(self._all, task_id)
-            pipe.zadd(self._waiting, {task_id: priority})
-            await pipe.execute()
+        keys = (_keys(task_id)[0], self._waiting, self._all)
+        await self._run(REGISTER, keys, task_id, priority, self._keep_s)
+
+    async def sent(self, task_id: str) -> None:
+        """The message of a registered task is in the queue; who sends it again need not."""
+        await self._run(SENT, _keys(task_id)[:1])
 
     async def forget(self, task_id: str) -> None:
         """Delete the record of a task that has ended."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_keys(task_id)[0])
-            pipe.srem(self._all, task_id)
-            pipe.zrem(self._waiting, task_id)
-            pipe.zrem(self._running, task_id)
-            await pipe.execute()
+        await self._forget(task_id, "")
+
+    async def withdraw(self, task_id: str) -> None:
+        """Delete the record of a task that could not be sent, unless another did send it."""
+        await self._forget(task_id, "unsent")
+
+    async def sweep(self) -> None:
+        """Forget all that have ended: Redis may have been away when somebody was to do it."""
+        for task_id in await self._redis.smembers(self._all):
+            await self._forget(task_id.decode(), "ended")
+
+    async def _forget(self, task_id: str, condition: str) -> None:
+        job, lease = _keys(task_id)
+        keys = (job, self._waiting, self._running, self._all, lease, task_id)
+        await self._run(FORGET, keys, task_id, condition)
 
     async def pause(self, task_id: str) -> None:
         """Have a task stop at its next checkpoint, and wait."""
         job = _keys(task_id)[0]
-        await self._redis.hset(job, "want", "pause")
-        await self._redis.hsetnx(job, "state", "queued")  # of whom nobody has heard yet
-        await self._redis.expire(job, self._keep_s)
-        await self._redis.sadd(self._all, task_id)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(job, "want", "pause")
+            pipe.hsetnx(job, "state", "queued")  # of whom nobody has heard yet
+            pipe.expire(job, self._keep_s)
+            pipe.sadd(self._all, task_id)
+            await pipe.execute()
         await tell(self._redis, CONTROL, task_id)
 
     async def resume(self, task_id: str) -> tuple[int, bytes] | None:
@@ -239,17 +189,18 @@ class Jobs:
         Returns:
             As `hand_on`: what continues it at once; None: it had not come to pause yet.
         """
-        job = _keys(task_id)[0]
-        await self._redis.hdel(job, "want")
-        if await self._redis.hget(job, "state") != b"paused":
-            return None
-        await self._redis.hset(job, "state", "queued")
-        await self._redis.expire(job, self._keep_s)
-        return await self.hand_on(task_id)
+        return await self._pass(RESUME, task_id)
 
     async def hand_on(self, task_id: str) -> tuple[int, bytes] | None:
-        """A token and the message that shall carry it as its baton; None: somebody has the task."""
-        token, message = await self._run(_HAND_ON, _keys(task_id))
+        """A token and the message that shall carry it as its baton; None: somebody has the task.
+
+        Once that is in the queue, `handed_on` is to be told; else it is done again.
+        """
+        return await self._pass(HAND_ON, task_id)
+
+    async def _pass(self, script: str, task_id: str) -> tuple[int, bytes] | None:
+        keys = (*_keys(task_id), self._running)
+        token, message = await self._run(script, keys, task_id, self._keep_s)
         return (token, message) if token else None
 
     async def overdue(self, grace_s: float) -> list[str]:
@@ -259,14 +210,18 @@ class Jobs:
         found = await self._redis.zrangebyscore(self._running, 0, before)
         return [task_id.decode() for task_id in found]
 
-    async def handed_on(self, task_id: str) -> None:
-        """A message that continues the task is in the queue again."""
-        await self._redis.zrem(self._running, task_id)
+    async def handed_on(self, task_id: str, token: int) -> None:
+        """The message with this token is in the queue."""
+        await self._run(HANDED_ON, (_keys(task_id)[0], self._running), task_id, token)
 
     async def find(self, task_id: str) -> Job | None:
         """What is known of a task; None: nothing, as of one that has ended."""
         found = await self._redis.hgetall(_keys(task_id)[0])
         return _job(task_id, found) if b"state" in found else None
+
+    async def was_sent(self, task_id: str) -> bool:
+        """Whether a message of a task that has not ended is, or was, in the queue."""
+        return any(await self._redis.hmget(_keys(task_id)[0], "sent", "message"))
 
     async def all(self) -> list[Job]:
         """Tasks that run, wait or are paused: those of highest priority first."""

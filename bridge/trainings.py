@@ -36,20 +36,27 @@ class Trainings:
         )
 
     async def is_known(self, task_id: str) -> bool:
-        """Whether it has a result, or waits, runs or is paused."""
+        """Whether it has a result, or its message is, or was, in the queue.
+
+        One that was only registered may never have come there: its caller may have died.
+        """
         with _translated():
-            ended = bool(await self._redis.exists(task_id))
-            return ended or await self._jobs.find(task_id) is not None
+            return bool(await self._redis.exists(task_id)) or await self._jobs.was_sent(task_id)
 
     async def register(self, task_id: str, priority: int) -> None:
         """Let workers know of a training before its message comes to one, if we may."""
         with contextlib.suppress(*REDIS_LOST):
             await self._jobs.register(task_id, priority)
 
-    async def forget(self, task_id: str) -> None:
-        """It was not submitted after all."""
+    async def sent(self, task_id: str) -> None:
+        """It is in the queue. Where Redis is away, who sends it again sends a second message."""
         with contextlib.suppress(*REDIS_LOST):
-            await self._jobs.forget(task_id)
+            await self._jobs.sent(task_id)
+
+    async def withdraw(self, task_id: str) -> None:
+        """It was not submitted after all, unless by somebody else under the same key."""
+        with contextlib.suppress(*REDIS_LOST):
+            await self._jobs.withdraw(task_id)
 
     async def pause(self, task_id: str) -> bool:
         """Have it stop at its next checkpoint, and wait; False: it has ended already."""
@@ -74,6 +81,8 @@ class Trainings:
             baton, body = passed
             message = continued(broker.formatter.loads(body), baton)
             await broker.kick(broker.formatter.dumps(message))
+            with contextlib.suppress(*REDIS_LOST):  # then a worker sends it again, for nothing
+                await self._jobs.handed_on(task_id, baton)
         return True
 
     async def find(self, task_id: str) -> Job | None:

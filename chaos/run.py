@@ -38,7 +38,8 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     faults: Annotated[int, typer.Option(min=0, help="How many.")] = 12,
     tasks: Annotated[int, typer.Option(min=1, help="How many.")] = 3000,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Of load. Default: by 120 tasks a second.")
+        float | None,
+        typer.Option(min=0.1, help="Of load. Default: by 120 tasks a second, 25 with --training."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A kind of fault; repeat for more. Default: all.")
@@ -49,6 +50,9 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     settle_s: Annotated[
         float, typer.Option(min=1, help="How long the queues may take to drain at the end.")
     ] = 180.0,
+    trainings: Annotated[
+        int, typer.Option(min=0, help="With --training: how many, over the time of the load.")
+    ] = 10,
     rounds: Annotated[
         int, typer.Option(min=1, help="With --one-at-a-time: how often each fault comes.")
     ] = 1,
@@ -62,7 +66,7 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         ),
     ] = False,
     training: Annotated[
-        bool, typer.Option("--training", help="A training worker as well, to be broken.")
+        bool, typer.Option("--training", help="Two training workers as well, and trainings.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; progress goes to standard error.")
@@ -76,16 +80,18 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         seed=secrets.randbelow(2**31) if seed is None else seed,
         faults=faults,
         tasks=sys.maxsize if one_at_a_time else tasks,
-        per_s=tasks / (minutes * 60) if minutes else 120.0,
+        per_s=tasks / (minutes * 60) if minutes else 25.0 if training else 120.0,
         longest_s=longest_s,
         settle_s=settle_s,
         only=tuple(only or ()),
         rounds=rounds if one_at_a_time else 0,
+        trainings=trainings if training else 0,
     )
     for name in ("aio_pika", "aiormq", "bridge.client"):  # outages are what this is about
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # A shell that starts it in the background has it ignore Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         outcome = uvloop.run(_run(options, training=training))
     except KeyboardInterrupt:

@@ -136,3 +136,70 @@ async def test_what_nobody_owns_is_handed_on(jobs, task):
     assert (await jobs.claim(task, ask(baton=0))).answer == "stale"  # the one that was late
     reaper.cancel()
     await jobs.forget(task)
+
+
+async def test_what_was_resumed_is_not_lost_if_its_message_is_not_sent(jobs, task):
+    """The caller dies, or RabbitMQ is away, when all messages of before are stale already."""
+    claim = await jobs.claim(task, ask())
+    await jobs.release(task, claim.number)
+    await jobs.pause(task)
+    assert (await jobs.claim(task, ask(baton=claim.number))).answer == "paused"
+    token, _ = await jobs.resume(task)
+    assert (await jobs.claim(task, ask(baton=claim.number))).answer == "stale"
+    published = asyncio.Queue()
+
+    async def publish(body, baton):
+        published.put_nowait((body, baton))
+
+    reaping = asyncio.create_task(reap(jobs, publish, every_s=0.1))
+    body, baton = await asyncio.wait_for(published.get(), 10)
+    while await jobs.overdue(-1):
+        await asyncio.sleep(0.01)
+    reaping.cancel()
+    assert (body, baton) == (b"message", token + 1)
+    assert (await jobs.claim(task, ask(baton=baton))).answer == "yours"
+
+
+async def test_what_was_resumed_and_sent_is_owed_no_more(jobs, task):
+    claim = await jobs.claim(task, ask())
+    await jobs.release(task, claim.number)
+    await jobs.pause(task)
+    await jobs.claim(task, ask(baton=claim.number))
+    token, _ = await jobs.resume(task)
+    assert await jobs.overdue(-1) == [task]
+    await jobs.handed_on(task, token - 1)  # of another message
+    assert await jobs.overdue(-1) == [task]
+    await jobs.handed_on(task, token)
+    assert await jobs.overdue(-1) == []
+
+
+async def test_what_has_ended_is_swept_up(jobs, redis, task):
+    """Redis may be away when its record is to be forgotten, or somebody pauses it just then."""
+    running, waiting = f"{task}-running", f"{task}-waiting"
+    for name in (task, running, waiting):
+        claim = await jobs.claim(name, ask())
+        if name != running:
+            await jobs.release(name, claim.number)
+    for name in (task, running):
+        await redis.set(name, b"a result")
+    await jobs.sweep()
+    assert await jobs.find(task) is None
+    assert {job.task_id for job in await jobs.all()} == {running, waiting}
+    await asyncio.sleep(0.4)  # its lease is over
+    await jobs.sweep()
+    assert [job.task_id for job in await jobs.all()] == [waiting]
+
+
+async def test_only_what_was_sent_need_not_be_sent_again(jobs, task):
+    await jobs.sent(task)  # of which nothing is known: it has ended
+    assert await jobs.find(task) is None
+    await jobs.register(task, 0)
+    assert not await jobs.was_sent(task)
+    await jobs.sent(task)
+    assert await jobs.was_sent(task)
+    await jobs.withdraw(task)  # somebody who could not send it; another could
+    assert await jobs.find(task) is not None
+    await jobs.forget(task)
+    await jobs.register(task, 0)
+    await jobs.withdraw(task)
+    assert await jobs.find(task) is None

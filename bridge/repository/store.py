@@ -31,7 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import InvalidNameError, PublishError, UnknownModelError
+from bridge.errors import (
+    InvalidNameError,
+    PublishError,
+    RepositoryWriteError,
+    UnknownModelError,
+)
 from bridge.names import check_name
 from bridge.repository.disk import rename, sync, sync_tree, write
 from bridge.repository.readable import render_card
@@ -142,7 +147,8 @@ class ModelRepository:
             signature: becomes `config.pbtxt`.
 
         Raises:
-            PublishError: another signature than the model's, or the files cannot be written.
+            PublishError: another signature than the model's.
+            RepositoryWriteError: the files cannot be written.
         """
         check_model_id(model)
         self.check_signature(model, signature)
@@ -161,9 +167,9 @@ class ModelRepository:
             sync(self.root)
         except OSError as error:
             shutil.rmtree(staging, ignore_errors=True)
-            raise PublishError(f"cannot write to the model repository {self.root}: {error}") from (
-                error
-            )
+            raise RepositoryWriteError(
+                f"cannot write to the model repository {self.root}: {error}"
+            ) from error
         return candidate
 
     def publish(self, candidate: Candidate, card: Mapping[str, Any]) -> int:
@@ -174,7 +180,8 @@ class ModelRepository:
         `card["task_id"]` was faster, its version's number is returned and nothing is published.
 
         Raises:
-            PublishError: the model has got another signature meanwhile, or the candidate is gone.
+            PublishError: the model has got another signature meanwhile.
+            RepositoryWriteError: it cannot be written, or the candidate is gone.
         """
         laid, home = self.root / candidate.name, self.root / candidate.model
         try:
@@ -200,7 +207,7 @@ class ModelRepository:
                 sync(home)
                 return version
         except OSError as error:
-            raise PublishError(f"cannot publish {candidate.name!r}: {error}") from error
+            raise RepositoryWriteError(f"cannot publish {candidate.name!r}: {error}") from error
 
     def withdraw(self, model: str, version: int) -> None:
         """Take back a version that Triton refused. Its number is not given out again.

@@ -57,7 +57,8 @@ _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed come
 _NO_TRITON_S = _BUSY_S = 8.0
 _WORKER = f"{socket.gethostname()}:{os.getpid()}"
 
-_running: dict[str, tuple[Lease, Orders]] = {}
+_running: list[tuple[str, Lease, Orders]] = []
+"""With the task's id: one that was lost may still be ending when it begins here again."""
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
@@ -99,18 +100,22 @@ def open_jobs() -> Jobs:
 
 
 def _cancel(task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
-    if task_id in _running:
-        _running[task_id][1].cancel(now=now)
+    for _, orders in _of(task_id):
+        orders.cancel(now=now)
 
 
 def _stop_all() -> None:
-    for _, orders in _running.values():
+    for _, _, orders in _running:
         orders.stop.set()
 
 
+def _of(task_id: str) -> list[tuple[Lease, Orders]]:
+    return [(lease, orders) for known, lease, orders in _running if known == task_id]
+
+
 async def _nudge(task_id: str) -> None:
-    if task_id in _running:
-        _running[task_id][0].nudge.set()
+    for lease, _ in _of(task_id):
+        lease.nudge.set()
 
 
 async def _hand_on(body: bytes, baton: int) -> None:
@@ -240,7 +245,8 @@ async def _slice(
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
     mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm)
-    _running[task_id] = lease, orders
+    running = (task_id, lease, orders)
+    _running.append(running)
     working = asyncio.create_task(training.go_on(mine, _saver(task_id)))
     watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
     giving_way = asyncio.create_task(_give_way(orders))
@@ -252,7 +258,7 @@ async def _slice(
     except TimeoutError:
         raise TaskExpiredError("the task's deadline passed before it was trained") from None
     finally:
-        del _running[task_id]
+        _running.remove(running)
         for task in (working, giving_way, *watching):
             task.cancel()
         await asyncio.gather(working, giving_way, *watching, return_exceptions=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.errors import (
     BridgeError,
+    Fate,
     PublishError,
     TritonError,
     TritonUnavailableError,
@@ -167,6 +168,10 @@ class GoLive:
             if rows is not None and signature is not None:
                 await self._ask(model, signature, rows, str(version))
         except (TritonError, PublishError) as error:
+            if self.repository.versions(model)[-1:] > [version]:
+                # Triton loads the newest; whoever published that proves it.
+                log.info("%s version %d has been followed already: %s", model, version, error)
+                return
             refused = self._refused(error, "the version before serves on")
             if not isinstance(refused, TritonUnavailableError):
                 await self._withdraw(version)
@@ -193,8 +198,8 @@ class GoLive:
             log.warning("Triton could not unload %s: %s", name, error)
 
     def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
-        if isinstance(error, (TritonUnavailableError, PublishError)):
-            return error
+        if isinstance(error, PublishError) or error.fate is not Fate.FAIL:
+            return error  # another try may do
         return PublishError(
             f"Triton refused the new version of model {self.request.model_id!r}, so {outcome}: "
             f"{error}"

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from bridge.arrays import decode_reply
 from bridge.errors import BridgeError
 from bridge.messages import Formatter, decode_result
+from bridgechaos.leavings import left_over, read_training, versions
 from bridgechaos.ledger import Entry, Evidence, Found
 from bridgechaos.models import OUTPUTS, Models, alike
 from bridgechaos.stack import Stack
@@ -86,6 +87,8 @@ async def gather(stack: Stack, entries: Sequence[Entry]) -> Evidence:
         letters=await _letters(stack),
         queues=queues,
         executions=dict(zip(serials, map(int, executions), strict=True)),
+        versions=versions(stack, entries),
+        left_over=await left_over(stack, entries),
     )
 
 
@@ -141,6 +144,8 @@ def _read(models: Models, entry: Entry | None, value: bytes) -> Found:
         result = decode_result(value)
         if result.is_err:
             return Found(type(result.error).__name__, str(result.error)[:200])
+        if entry is not None and entry.model:
+            return read_training(entry, result.return_value)
         outputs = np.asarray(decode_reply(result.return_value).outputs["y"], np.float32)
     except (BridgeError, KeyError, TypeError, ValueError) as error:
         return Found(text=f"unreadable: {error!r}"[:200], right=False)

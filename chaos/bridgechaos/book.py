@@ -20,7 +20,7 @@ class Book:
         """
         self.entries: list[Entry] = []
         self.confirmed = 0
-        """Of those that must have a result."""
+        """Of inferences that must have a result."""
         self._serial = first_serial
 
     @property
@@ -39,7 +39,7 @@ class Book:
     def confirm(self, entry: Entry) -> None:
         """RabbitMQ took it."""
         entry.confirmed = True
-        self.confirmed += entry.want.record
+        self.confirmed += entry.want.record and not entry.model
 
 
 def model_and_rows(entry: Entry, dice: random.Random) -> tuple[str, Array]:

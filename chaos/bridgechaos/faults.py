@@ -1,7 +1,7 @@
 """How each kind of fault is done. Each returns when its part is back, whatever happened.
 
-Enters: a planned fault, a running stack. `KINDS` says what each can befall; a kind that this
-machine or this stack cannot have is in `left_out`, with the reason.
+Enters: a planned fault, a running stack. `Scene.targets` says what each can befall; a kind that
+this machine or this stack cannot have is in `left_out`, with the reason.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 import psutil
 
 from bridgechaos.disk import filled
-from bridgechaos.plan import MODELS, Fault
+from bridgechaos.plan import CHECKPOINTS, MODELS, Fault
 from bridgechaos.servers import Pool
-from bridgechaos.stack import Part, Stack
+from bridgechaos.stack import TRAINING, Part, Stack
+from bridgechaos.students import KINDS, hang, strike
 
 Poison = Callable[[], Awaitable[None]]
 Act = Callable[["Scene", Fault], Awaitable[None]]
@@ -41,11 +42,12 @@ class Scene:
         self.stack = stack
         self.poison = poison
         self.models = asyncio.Lock()
+        self.checkpoints = asyncio.Lock()
 
     def targets(self) -> dict[str, Sequence[str]]:
         """By kind, what it can befall here."""
         pools = list(self.stack.pools)
-        workers = [name for name in pools if name != "training"]
+        workers = [name for name in pools if name not in TRAINING]
         everybody = [*_SERVERS, *pools]
         links = list(self.stack.links)
         found: dict[str, Sequence[str]] = {
@@ -62,19 +64,25 @@ class Scene:
             "slow model": [MODELS],
             "crashing model": [MODELS],
         }
-        if "training" in pools:
-            kinds = ("training killed", "training terminated", "training pool killed")
-            found |= {kind: ["training"] for kind in kinds}
-        if not self.left_out():
-            found["disk full"] = [MODELS]
-        return found
+        if self.stack.school is not None:
+            found |= dict.fromkeys(KINDS, TRAINING)
+        disks = {"disk full": MODELS, "checkpoint disk full": CHECKPOINTS}
+        left_out = self.left_out()
+        return found | {kind: [it] for kind, it in disks.items() if kind not in left_out}
 
     def left_out(self) -> dict[str, str]:
         """Kinds that cannot be had here, and why."""
-        if "training" not in self.stack.pools:
-            return {"disk full": "nobody writes to the model repository without --training"}
-        reason = self.stack.models.no_small_disk
-        return {"disk full": reason} if reason else {}
+        school = self.stack.school
+        if school is None:
+            return dict.fromkeys(
+                ("disk full", "checkpoint disk full", *KINDS),
+                "nobody trains without --training",
+            )
+        reasons = {
+            "disk full": self.stack.models.no_small_disk,
+            "checkpoint disk full": school.no_small_disk,
+        }
+        return {kind: reason for kind, reason in reasons.items() if reason}
 
     async def inject(self, fault: Fault) -> None:
         """Break, wait, and see to it that the part is back."""
@@ -120,9 +128,7 @@ def _end_child(number: signal.Signals) -> Act:
 
     async def act(scene: Scene, fault: Fault) -> None:
         async with scene.holding(fault) as part:
-            pool = part.server
-            if not isinstance(pool, Pool):
-                raise TypeError(f"{part.name} is no pool")
+            pool = _pool(part)
             before = pool.starts
             for child in pool.children:
                 _signal(child.pid, number)
@@ -205,6 +211,35 @@ async def _fill_disk(scene: Scene, fault: Fault) -> None:
         await asyncio.sleep(fault.lasts_s)
 
 
+async def _fill_checkpoints(scene: Scene, fault: Fault) -> None:
+    """Nothing can be written where trainings are saved."""
+    school = scene.stack.school
+    if school is not None:
+        async with scene.checkpoints, filled(school.checkpoints):
+            await asyncio.sleep(fault.lasts_s)
+
+
+def _strike(number: signal.Signals) -> Act:
+    """A training process gets a signal, and its worker does not."""
+
+    async def act(scene: Scene, fault: Fault) -> None:
+        async with scene.holding(fault) as part:
+            await strike(scene.stack, _pool(part), fault, number)
+
+    return act
+
+
+async def _hang(scene: Scene, fault: Fault) -> None:
+    async with scene.holding(fault) as part:
+        await hang(scene.stack, _pool(part), fault)
+
+
+def _pool(part: Part) -> Pool:
+    if not isinstance(part.server, Pool):
+        raise TypeError(f"{part.name} is no pool")
+    return part.server
+
+
 def _signal(pid: int | None, number: signal.Signals) -> None:
     # Only of our own children, whose ids cannot be reused before they are waited for, and of
     # theirs: a process that has gone meanwhile is what was wanted.
@@ -226,4 +261,9 @@ _ACTS: Mapping[str, Act] = {
     "slow model": _slow_model,
     "crashing model": _crash_model,
     "disk full": _fill_disk,
+    "checkpoint disk full": _fill_checkpoints,
+    "training pool terminated": _end_main(signal.SIGTERM),
+    "training process killed": _strike(signal.SIGKILL),
+    "training process paused": _strike(signal.SIGSTOP),
+    "training paused past its lease": _hang,
 }

@@ -4,7 +4,6 @@ Enters: one entry for each submission; the evidence, as `audit` gathered it. Lea
 with the name of each task for which it does not balance.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,11 +21,20 @@ class Want(Enum):
     NO_MODEL = "UnknownModelError"
     NO_TASK = "a dead letter, and UnknownTaskError"
     NONSENSE = "a dead letter"
+    NO_NETWORK = "InvalidTrainingRequestError"
+    NO_DATA = "DatasetError"
+    CANCELLED = "TaskCancelledError"
+    EITHER = "a success, or TaskCancelledError: it may have ended when it was cancelled"
 
     @property
     def errors(self) -> frozenset[str] | None:
         """Classes of errors that it deserves; None: any."""
         return None if self is Want.CRASH else _DESERVED[self]
+
+    @property
+    def success(self) -> bool:
+        """Whether it may succeed."""
+        return self in {Want.SUCCESS, Want.EITHER}
 
     @property
     def letter(self) -> bool:
@@ -46,6 +54,10 @@ _DESERVED: Mapping[Want, frozenset[str]] = {
     Want.NO_MODEL: frozenset({"UnknownModelError"}),
     Want.NO_TASK: frozenset({"UnknownTaskError"}),
     Want.NONSENSE: frozenset(),
+    Want.NO_NETWORK: frozenset({"InvalidTrainingRequestError"}),
+    Want.NO_DATA: frozenset({"DatasetError"}),
+    Want.CANCELLED: frozenset({"TaskCancelledError"}),
+    Want.EITHER: frozenset({"TaskCancelledError"}),
 }
 
 
@@ -65,6 +77,10 @@ class Entry:
     """What its producer was told where it was not confirmed."""
     told: str | None = None
     """How it ended, as its caller heard: an error's class, or "" for success."""
+    model: str = ""
+    """Which it trains; "": it is no training."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What its training comes to where nobody disturbs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,9 @@ class Found:
     """Its class; "": success."""
     text: str = ""
     right: bool = True
-    """A success that is what onnxruntime answers."""
+    """A success that is what onnxruntime answers, or has a training's metrics."""
+    version: str = ""
+    """Of a training, `<model>/<version>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,10 @@ class Evidence:
     """Ids of what lies there: late, but not lost."""
     executions: Mapping[int, int] = field(default_factory=dict)
     """By row."""
+    versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By task, the published versions whose cards name it."""
+    left_over: Sequence[str] = ()
+    """What trainings left behind: records, leases, processes; versions that nobody serves."""
 
 
 @dataclass(slots=True)
@@ -121,6 +143,15 @@ class Balance:
     stuck: list[str] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)
     """Ended only when the workers were restarted by hand."""
+    trainings: int = 0
+    """Of those that were submitted."""
+    trained: int = 0
+    cancelled: int = 0
+    cancelled_live: int = 0
+    """Trainings that were cancelled when they had just been published."""
+    no_version: list[str] = field(default_factory=list)
+    published_twice: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -134,6 +165,9 @@ class Balance:
             "results of nobody's tasks": self.strangers,
             "stuck in a queue": self.stuck,
             "stuck in a worker until it was restarted": self.freed,
+            "trained without the version that was told": self.no_version,
+            "published twice, or though it failed": self.published_twice,
+            "left behind by trainings": self.left_over,
         }
 
     @property
@@ -167,7 +201,9 @@ def balance(entries: Sequence[Entry], evidence: Evidence, freed: Sequence[str] =
         else:
             found.unconfirmed += 1
             _look_at_unconfirmed(entry, evidence, found)
+        _judge_versions(entry, evidence, found)
     _look_for_strangers(entries, evidence, found)
+    found.left_over = list(evidence.left_over)
     again = (times - 1 for times in evidence.executions.values() if times > 1)
     found.executed_again = sum(again)
     found.stuck = [
@@ -212,10 +248,31 @@ def _judge_record(entry: Entry, record: Found, line: str, found: Balance) -> Non
             found.deserved += 1
         else:
             found.failed_wrongly.append(f"{line}: {record.error}: {record.text}")
-    elif entry.want is not Want.SUCCESS or not record.right:
+    elif not entry.want.success or not record.right:
         found.wrong_answers.append(f"{line}: a success that is not right")
     else:
         found.succeeded += 1
+
+
+def _judge_versions(entry: Entry, evidence: Evidence, found: Balance) -> None:
+    """A training that succeeded has one version, the one that it told; any other has none."""
+    record = evidence.records.get(entry.task_id or "")
+    found.trainings += bool(entry.confirmed and entry.model)
+    if record is None or not entry.model:
+        return
+    found.cancelled += record.error == "TaskCancelledError"
+    versions = list(evidence.versions.get(entry.task_id or "", ()))
+    line = f"{entry.task_id} of {entry.producer}: {versions}"
+    if not record.error:
+        found.trained += 1
+        if record.version not in versions:
+            found.no_version.append(f"{line}, told {record.version}")
+        if len(versions) > 1:
+            found.published_twice.append(line)
+    elif record.error == "TaskCancelledError" and len(versions) == 1:
+        found.cancelled_live += 1  # it came too late for that
+    elif versions:
+        found.published_twice.append(f"{line}, {record.error}")
 
 
 def _look_at_unconfirmed(entry: Entry, evidence: Evidence, found: Balance) -> None:
@@ -239,8 +296,3 @@ def _look_for_strangers(entries: Sequence[Entry], evidence: Evidence, found: Bal
         found.strangers = strangers
     else:
         found.unconfirmed_done += len(strangers)
-
-
-def errors_by_class(lines: Sequence[str]) -> Counter[str]:
-    """Wrong failures by the error's class."""
-    return Counter(line.split(": ")[1] for line in lines)

@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Self
 
 import aiormq
@@ -45,11 +46,26 @@ class Mailer:
         arriving is sent twice.
         """
         entry.task_id = uuid.uuid4().hex
-        body = self._written(entry)
+        return await self._deliver(entry, self._written(entry), self._inference_key, patience_s)
+
+    async def send_training(
+        self, entry: Entry, ask: Sequence[Any], patience_s: float, *, astray: bool
+    ) -> bool:
+        """As `send`: a training with these arguments; `astray`: to the queue of inferences."""
+        entry.task_id = uuid.uuid4().hex
+        key = self._inference_key if astray else self._settings.taskiq_ml_training_routing_key
+        body = orjson.dumps(_message(entry.task_id, "train_model", ask))
+        return await self._deliver(entry, body, key, patience_s)
+
+    @property
+    def _inference_key(self) -> str:
+        return self._settings.taskiq_ml_routing_key
+
+    async def _deliver(self, entry: Entry, body: bytes, key: str, patience_s: float) -> bool:
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                await self._publish(body)
+                await self._publish(body, key)
             except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and _cancelling():
                     raise
@@ -64,24 +80,17 @@ class Mailer:
         if entry.want is Want.NONSENSE:
             return f"no task: {entry.task_id}".encode()
         model, x = model_and_rows(entry, self._dice)
-        message: dict[str, Any] = {
-            "task_id": entry.task_id,
-            "task_name": "nobodys_task" if entry.want is Want.NO_TASK else "ml_inference",
-            "labels": {},
-            "labels_types": None,
-            "args": [model, {"x": x.tolist()}],
-            "kwargs": {},
-        }
-        return orjson.dumps(message)
+        name = "nobodys_task" if entry.want is Want.NO_TASK else "ml_inference"
+        return orjson.dumps(_message(entry.task_id, name, [model, {"x": x.tolist()}]))
 
-    async def _publish(self, body: bytes) -> None:
+    async def _publish(self, body: bytes, key: str) -> None:
         channel = await self._connected()
         try:
             async with asyncio.timeout(_CONFIRM_S):
                 await channel.basic_publish(
                     body,
                     exchange=self._settings.taskiq_ml_exchange,
-                    routing_key=self._settings.taskiq_ml_routing_key,
+                    routing_key=key,
                     properties=Basic.Properties(content_type="application/json", delivery_mode=2),
                     mandatory=True,
                 )
@@ -109,6 +118,17 @@ class Mailer:
             with contextlib.suppress(AMQPError, OSError, RuntimeError, asyncio.CancelledError):
                 async with asyncio.timeout(_AGAIN_S):
                     await connection.close()
+
+
+def _message(task_id: str | None, name: str, args: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "task_name": name,
+        "labels": {},
+        "labels_types": None,
+        "args": args,
+        "kwargs": {},
+    }
 
 
 def _cancelling() -> bool:

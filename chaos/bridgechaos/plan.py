@@ -15,6 +15,9 @@ _QUIET_S = 1.5
 MODELS = "models"
 """The target of what is wrong with models."""
 
+CHECKPOINTS = "checkpoints"
+"""The target of what is wrong with the disk of checkpoints."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 
-from bridge.client import BridgeClient, InferenceHandle
+from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import BridgeError
 from bridgechaos.book import Book, model_and_rows
 from bridgechaos.ledger import Entry, Want
@@ -32,7 +32,7 @@ class Listener:
         """Errors that are not of the bridge's tree."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def hear(self, entry: Entry, handle: InferenceHandle) -> None:
+    def hear(self, entry: Entry, handle: TaskHandle) -> None:
         """Note how it ends, unless enough are waited for."""
         if len(self._tasks) < _HEARD_AT_A_TIME:
             task = asyncio.create_task(self._hear(entry, handle))
@@ -49,7 +49,7 @@ class Listener:
         await asyncio.gather(*left, return_exceptions=True)
         return len(left)
 
-    async def _hear(self, entry: Entry, handle: InferenceHandle) -> None:
+    async def _hear(self, entry: Entry, handle: TaskHandle) -> None:
         try:
             await handle.result()
         except BridgeError as error:

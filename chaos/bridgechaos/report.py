@@ -2,13 +2,13 @@
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bridgechaos.ledger import errors_by_class
 from bridgechaos.session import Hit, Outcome
 
 
@@ -33,6 +33,7 @@ def counts(outcome: Outcome) -> dict[str, int | float]:
         "of these, done all the same": found.unconfirmed_done,
         "second copies of dead letters": found.letters_again,
         "rows executed again": found.executed_again,
+        **(_of_trainings(outcome) if outcome.options.trainings else {}),
         "submissions that hung": outcome.hung,
         "callers never told of a result": outcome.deaf,
         "parts that ended by themselves": len(outcome.unexpected),
@@ -41,6 +42,19 @@ def counts(outcome: Outcome) -> dict[str, int | float]:
         "longest stall with all parts up, s": round(outcome.stall_s, 1),
         "settled after, s": round(outcome.settled_s, 1),
         "took, s": round(outcome.took_s, 1),
+    }
+
+
+def _of_trainings(outcome: Outcome) -> dict[str, int]:
+    found = outcome.balance
+    return {
+        "trainings, of these": found.trainings,
+        "that succeeded": found.trained,
+        "that were cancelled": found.cancelled,
+        "that were cancelled when just published": found.cancelled_live,
+        "without the version that was told": len(found.no_version),
+        "published twice, or though they failed": len(found.published_twice),
+        "left behind in Redis, as processes or unserved": len(found.left_over),
     }
 
 
@@ -84,6 +98,11 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         "troubles": outcome.troubles,
         "schedule": [str(hit.fault) for hit in outcome.hits],
     }
+
+
+def errors_by_class(lines: Sequence[str]) -> Counter[str]:
+    """Wrong failures by the error's class."""
+    return Counter(line.split(": ")[1] for line in lines)
 
 
 def show(outcome: Outcome, console: Console) -> None:

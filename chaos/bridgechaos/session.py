@@ -24,6 +24,7 @@ from bridgechaos.plan import Fault, draw, draw_each
 from bridgechaos.probes import Probes
 from bridgechaos.producers import Load
 from bridgechaos.stack import Stack
+from bridgechaos.trainers import Trainers
 from bridgechaos.watch import Watch, zombies
 
 _CLIENTS = 2
@@ -52,6 +53,10 @@ class Options:
     rounds: int = 0
     """0: `faults` of them at drawn times, over `tasks`. Else each kind on each of its targets, one
     at a time and so often, while tasks come."""
+    trainings: int = 0
+    """How many, over the time of the load; only of a stack that has training workers."""
+    pauses: bool = True
+    """Some of these are paused, after which a message waits for a minute."""
 
 
 @dataclass(slots=True)
@@ -121,6 +126,9 @@ class _Run:
         begun = time.monotonic()
         options, stack = self._options, self._stack
         await audit.clear(stack)
+        if stack.school is not None and options.trainings:
+            self._say("  training once undisturbed, for the metrics")
+            await stack.school.rehearse()
         stack.unexpected.clear()
         load = Load(self.book, options.seed, options.tasks, options.per_s)
         async with AsyncExitStack() as exits:
@@ -136,8 +144,11 @@ class _Run:
             probes = Probes(self.book, direct, stack.redis, clients[0] if options.rounds else None)
             scene = Scene(stack, probes.poison)
             self.outcome.left_out = scene.left_out()
+            trainers = self._trainers(load)
             await asyncio.gather(
-                load.run(clients, mailers, _LANES), self._break(scene, probes, load)
+                load.run(clients, mailers, _LANES),
+                self._break(scene, probes, load),
+                *(self._train(it, clients, mailers) for it in trainers),
             )
             await self._heal()
             freed = await self._settle()
@@ -145,8 +156,25 @@ class _Run:
             if watching.done():
                 self.outcome.harness.append(f"the watch ended: {watching.exception()!r}")
         await self._judge(load, freed)
+        for trainer in trainers:
+            self.outcome.hung += trainer.hung
+            self.outcome.harness += trainer.odd
         self.outcome.took_s = time.monotonic() - begun
         return self.outcome
+
+    def _trainers(self, load: Load) -> list[Trainers]:
+        """One, or none where nothing is trained."""
+        school, options = self._stack.school, self._options
+        if school is None or not options.trainings:
+            return []
+        return [Trainers(self.book, load.listener, school, options.seed)]
+
+    async def _train(
+        self, trainers: Trainers, clients: list[BridgeClient], mailers: list[Mailer]
+    ) -> None:
+        options = self._options
+        within_s = 0.0 if options.rounds else options.tasks / options.per_s
+        await trainers.run(clients, mailers, options.trainings, within_s, pauses=options.pauses)
 
     async def _break(self, scene: Scene, probes: Probes, load: Load) -> None:
         targets = scene.targets()

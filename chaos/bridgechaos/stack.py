@@ -27,11 +27,13 @@ from bridge.errors import InferenceFailedError, RuntimeStartError, TritonError
 from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.triton_client import TritonClient
+from bridgechaos.lessons import School
 from bridgechaos.models import MOODY, STEADY, Models, rows
 from bridgechaos.proxy import Link
 from bridgechaos.servers import BROKER, DurableRedis, Pool, Rabbit
 
 PRODUCERS = "producers"
+TRAINING = ("training-1", "training-2")
 _SUPERVISE_S = 1.0
 # RabbitMQ 3.10 loses a quorum queue whose node is killed within a second of its declaration.
 _DECLARED_S = 3.0
@@ -73,9 +75,13 @@ class Part:
 class Stack:
     """Parts by name, links by name, and direct ways to them that never break."""
 
-    def __init__(self, state: StateFolder, *, small_disk: bool) -> None:
+    def __init__(self, state: StateFolder, *, training: bool) -> None:
         """Nothing runs yet."""
-        self.models = Models(state.room("models"), small_disk=small_disk)
+        self.models = Models(state.room("models"), small_disk=training)
+        self.school = School(state.room("school")) if training else None
+        """What is trained here."""
+        self.mark = state.name
+        """In the environment of every process of every part."""
         self.rabbitmq = Rabbit(state)
         self.redis_server = DurableRedis(state)
         self.triton = TritonServer(state, self.models.repository)
@@ -98,6 +104,12 @@ class Stack:
         self.serials = 1
         """Rows numbered so far, over all runs on this stack."""
         self._state = state
+
+    def close(self) -> None:
+        """Take away what is not a plain folder."""
+        self.models.close()
+        if self.school is not None:
+            self.school.close()
 
     @property
     def pools(self) -> dict[str, Pool]:
@@ -236,22 +248,23 @@ async def open_stack(
 
     Args:
         workers: inference pools, of one process each.
-        training: a training pool as well.
+        training: two training pools as well, as one alone never loses a training to another.
         broker: whose broker the inference pools serve; another than ours to see it found out.
         **more: variables of the pools.
     """
     async with StateFolder() as state, contextlib.AsyncExitStack() as exits:
-        stack = Stack(state, small_disk=training)
-        exits.callback(stack.models.close)
+        stack = Stack(state, training=training)
+        exits.callback(stack.close)
         exits.push_async_callback(stack.redis.aclose)
         settings = await stack.open_links(PRODUCERS, exits)
         names = [f"worker-{number}" for number in range(1, workers + 1)]
         for name in names:
             own = await stack.open_links(name, exits)
             stack.add_pool(name, "inference", own, broker=broker, **more)
-        if training:
-            own = await stack.open_links("training", exits)
-            stack.add_pool("training", "training", own, **more)
+        if stack.school is not None:
+            for name in TRAINING:
+                own = await stack.open_links(name, exits)
+                stack.add_pool(name, "training", own, **stack.school.variables, **more)
         try:
             await asyncio.gather(*(server.start() for server in stack.servers[:3]))
             await asyncio.gather(*(server.start() for server in stack.servers[3:]))

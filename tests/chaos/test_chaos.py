@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bridgechaos.ledger import errors_by_class
+from bridgechaos.report import errors_by_class
 from bridgechaos.session import Options, run_once
 from bridgechaos.stack import open_stack
 
@@ -48,6 +48,24 @@ def test_nothing_is_lost(outcomes, number):
 def test_everything_ends_as_it_deserves(outcomes, number):
     balance = outcomes[number].balance
     assert balance.balanced, told(outcomes[number], [str(errors_by_class(balance.failed_wrongly))])
+
+
+async def test_no_training_is_lost_or_published_twice():
+    kinds = ("training killed", "training process killed", "training paused past its lease")
+    asked = options(
+        SEEDS[0],
+        faults=3,
+        tasks=300,
+        per_s=15.0,
+        settle_s=180.0,
+        only=(*kinds, "rabbitmq killed"),
+        trainings=3,
+        pauses=False,
+    )
+    async with open_stack(workers=1, training=True) as it:
+        outcome = await run_once(*it, asked, print)
+    assert outcome.balance.trainings
+    assert outcome.good, told(outcome, [])
 
 
 async def test_a_worker_that_loses_is_found_out():

@@ -8,9 +8,12 @@ def entry(task_id="a", want=Want.SUCCESS, *, confirmed=True, told=None):
     return Entry("somebody", want, (1,), task_id, confirmed, told=told)
 
 
-def judged(*entries, records=None, letters=None, queues=None, executions=None, freed=()):
-    evidence = Evidence(records or {}, letters or {}, queues or {}, executions=executions or {})
-    return balance(entries, evidence, freed)
+def training(task_id="a", want=Want.SUCCESS):
+    return Entry("trainer", want, (), task_id, confirmed=True, model="net")
+
+
+def judged(*entries, records=None, letters=None, queues=None, freed=(), **more):
+    return balance(entries, Evidence(records or {}, letters or {}, queues or {}, **more), freed)
 
 
 def wrong(found):
@@ -111,3 +114,52 @@ def test_what_is_stuck():
     assert wrong(judged(queues={"q": (0, 1)})) == {"stuck in a queue"}
     freed = judged(entry(), records={"a": Found()}, freed=["a"])
     assert wrong(freed) == {"stuck in a worker until it was restarted"}
+
+
+def test_a_training_has_one_end_and_one_version():
+    found = judged(
+        training("a"),
+        training("b", Want.CANCELLED),
+        training("c", Want.EITHER),
+        training("d", Want.NO_DATA),
+        records={
+            "a": Found(version="net/1"),
+            "b": Found("TaskCancelledError"),
+            "c": Found(version="net/2"),
+            "d": Found("DatasetError"),
+        },
+        versions={"a": ["net/1"], "c": ["net/2"]},
+    )
+    assert found.balanced
+    assert (found.trainings, found.trained, found.cancelled, found.deserved) == (4, 2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("record", "versions", "fault"),
+    [
+        (Found(version="net/1"), [], "trained without the version that was told"),
+        (Found(version="net/1"), ["net/2"], "trained without the version that was told"),
+        (Found(version="net/1"), ["net/1", "net/2"], "published twice, or though it failed"),
+        (Found(version="net/1", right=False), ["net/1"], "wrong answers"),
+    ],
+)
+def test_a_training_that_is_not_what_it_says(record, versions, fault):
+    assert wrong(judged(training(), records={"a": record}, versions={"a": versions})) == {fault}
+
+
+def test_a_training_that_failed_and_is_published():
+    bad = training(want=Want.NO_NETWORK)
+    records = {"a": Found("InvalidTrainingRequestError")}
+    found = judged(bad, records=records, versions={"a": ["net/1"]})
+    assert wrong(found) == {"published twice, or though it failed"}
+    late = judged(
+        training(want=Want.CANCELLED),
+        records={"a": Found("TaskCancelledError")},
+        versions={"a": ["net/1"]},
+    )
+    assert late.balanced
+    assert late.cancelled_live == 1
+
+
+def test_what_trainings_leave_behind():
+    assert wrong(judged(left_over=["bridge:job:a"])) == {"left behind by trainings"}

@@ -119,7 +119,7 @@ async def test_the_training_workers_redis_user_may_do_what_one_does(users_redis)
         assert (await jobs.claim("a-training", Asking("worker", b"message"))).answer == "paused"
         assert await jobs.resume("a-training") == (2, b"message")
         assert await jobs.overdue(1) == []
-        await jobs.handed_on("a-training")
+        await jobs.handed_on("a-training", 2)
         assert [job.task_id for job in await jobs.all()] == ["a-training"]
         await jobs.forget("a-training")
         assert not await is_busy(redis, "gpu")

@@ -1,12 +1,22 @@
 """From trained files to a live model: nothing goes live unproven, nothing twice."""
 
 import asyncio
+import errno
+import shutil
 
 import pytest
 
-from bridge.errors import PublishError, TritonUnavailableError
-from bridge.repository import ModelRepository
+from bridge.errors import (
+    ExportError,
+    Fate,
+    ModelUnavailableError,
+    PublishError,
+    RepositoryWriteError,
+    TritonUnavailableError,
+)
+from bridge.repository import ModelRepository, store
 from bridge.training import golive
+from bridge.training.child import no_room
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 
@@ -136,6 +146,59 @@ async def test_a_published_version_that_will_not_load_is_withdrawn(
     # Its number is not used again.
     fake_triton.refuses.clear()
     assert (await start(settings, fake_triton, "bad"))["model_version"] == "3"
+
+
+async def test_a_full_repository_is_worth_another_try(
+    settings, fake_triton, repository, monkeypatch
+):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "sync_tree", full)
+    with pytest.raises(RepositoryWriteError, match="No space left") as caught:
+        await start(settings, fake_triton)
+    assert caught.value.fate is Fate.RETRY
+    assert repository.models() == []
+    assert nothing_left(settings)
+
+
+async def test_a_triton_that_has_forgotten_the_candidate_is_worth_another_try(
+    settings, fake_triton, repository, monkeypatch
+):
+    async def away(*_arguments, **_named):
+        raise ModelUnavailableError("it was restarted meanwhile")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fake_triton, "infer", away)
+        with pytest.raises(ModelUnavailableError):
+            await start(settings, fake_triton)
+    assert repository.models() == []
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+
+
+def test_a_full_disk_is_found_behind_other_errors():
+    error = ExportError("cannot export")
+    assert not no_room(error)
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert no_room(error)
+    assert not no_room(OSError(errno.EACCES, "no"))
+
+
+async def test_a_version_that_is_followed_at_once_stays(
+    settings, fake_triton, repository, monkeypatch
+):
+    """Another worker publishes the next one before Triton has answered with this one."""
+    load = fake_triton.load
+
+    async def slowly(name):
+        if name == "few" and repository.versions("few") == [1]:
+            shutil.copytree(repository.root / "few" / "1", repository.root / "few" / "2")
+        await load(name)
+
+    monkeypatch.setattr(fake_triton, "load", slowly)
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+    assert repository.versions("few") == [1, 2]
+    assert fake_triton.served["few"][0] == "2"
 
 
 async def test_an_outage_before_publishing_is_worth_another_try(settings, fake_triton, repository):

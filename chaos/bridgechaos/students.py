@@ -1,0 +1,96 @@
+"""Training processes: who they are, and what befalls them and their workers.
+
+Each act returns when all is running again that it stopped.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import psutil
+
+from bridge.embedded.leftovers import find_processes
+from bridgechaos.lessons import LEASE_S
+from bridgechaos.plan import Fault
+from bridgechaos.servers import Pool
+from bridgechaos.stack import Stack
+
+KINDS = (
+    *("training killed", "training terminated"),
+    *("training pool killed", "training pool terminated"),
+    *("training process killed", "training process paused"),
+    "training paused past its lease",
+)
+"""What befalls training workers alone."""
+
+_POLL_S = 0.1
+_COMES_S = 20.0
+_TOO_LONG = 2.5  # times the lease
+_TOGETHER = 0.5
+
+
+def students(stack: Stack, of: int | None = None) -> list[psutil.Process]:
+    """Training processes, whoever is left to look after them.
+
+    Args:
+        stack: whose.
+        of: only of the worker pool with this main process.
+    """
+    found = []
+    try:
+        candidates = (
+            find_processes(stack.mark)
+            if of is None
+            else psutil.Process(of).children(recursive=True)
+        )
+    except psutil.NoSuchProcess:
+        return []
+    for process in candidates:
+        try:
+            if "bridge.training.child" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def strike(stack: Stack, pool: Pool, fault: Fault, number: signal.Signals) -> None:
+    """Send a signal to a training process, as soon as there is one; its worker gets none."""
+    found: list[psutil.Process] = []
+    for _ in range(int(_COMES_S / _POLL_S)):
+        found = students(stack, pool.pid)
+        if found:
+            break
+        await asyncio.sleep(_POLL_S)
+    # Anywhere between its start and its end; where nothing is trained, nothing is hit.
+    await asyncio.sleep(fault.severity * 2 * fault.lasts_s)
+    if number is signal.SIGKILL:
+        _tell(found, number)
+        return
+    async with _stopped(found):
+        await asyncio.sleep(fault.lasts_s)
+
+
+async def hang(stack: Stack, pool: Pool, fault: Fault) -> None:
+    """Stop a worker for longer than its lease; and what it trains, every other time."""
+    found = [*pool.children, *(students(stack, pool.pid) if fault.severity < _TOGETHER else ())]
+    async with _stopped(found):
+        await asyncio.sleep(_TOO_LONG * LEASE_S + fault.lasts_s)
+
+
+@asynccontextmanager
+async def _stopped(processes: list[psutil.Process]) -> AsyncIterator[None]:
+    _tell(processes, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _tell(processes, signal.SIGCONT)
+
+
+def _tell(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)  # never to another one that has its id now
+        except psutil.NoSuchProcess:
+            continue
