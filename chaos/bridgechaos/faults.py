@@ -64,8 +64,9 @@ class Scene:
             "slow model": [MODELS],
             "crashing model": [MODELS],
         }
-        if self.stack.school is not None:
-            found |= dict.fromkeys(KINDS, TRAINING)
+        if self.stack.school is None:
+            return found
+        found |= dict.fromkeys(KINDS, TRAINING)
         disks = {"disk full": MODELS, "checkpoint disk full": CHECKPOINTS}
         left_out = self.left_out()
         return found | {kind: [it] for kind, it in disks.items() if kind not in left_out}
@@ -74,10 +75,7 @@ class Scene:
         """Kinds that cannot be had here, and why."""
         school = self.stack.school
         if school is None:
-            return dict.fromkeys(
-                ("disk full", "checkpoint disk full", *KINDS),
-                "nobody trains without --training",
-            )
+            return {"disk full, and all of training": "nobody trains without --training"}
         reasons = {
             "disk full": self.stack.models.no_small_disk,
             "checkpoint disk full": school.no_small_disk,
