@@ -1,6 +1,7 @@
 """What the training process does, from dataset to exported model. Imports torch."""
 
 import logging
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,7 +109,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    parity = _prove(network, examples, signature, folder)
+    parity, timings = _prove(network, examples, signature, folder)
     report(
         "result",
         {
@@ -125,6 +126,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
             },
             "hyperparameters": _used(parameters, len(examples.train.inputs)),
             "training_s": seconds,
+            "timings": {"train_s": seconds, **timings},
             "libraries": _libraries(),
         },
     )
@@ -132,18 +134,25 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
 
 def _prove(
     network: architectures.Network, examples: Examples, signature: Signature, folder: Path
-) -> dict[str, Any]:
-    """Export the network, compare it with torch on real rows, and keep those; returns parity."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Export the network, compare it with torch on real rows, and keep those.
+
+    Returns:
+        Parity, and the seconds that it took.
+    """
+    began = time.monotonic()
     rows = examples.validation.inputs[:_PROBE_ROWS]
     names = (signature.inputs[0].name, signature.outputs[0].name)
     words = examples.words
     tokenizer = None if words is None else words.tokenizer
     (folder / "version").mkdir()
     path = export(network, rows, names, folder / "version", tokenizer)
+    exported = time.monotonic()
     asked = words.texts[1][:_PROBE_ROWS] if words and words.texts else rows
     parity, answers = compare(network, path, rows, signature.max_batch_size, asked)
     save_probe(folder / "probe.npz", asked, answers)
-    return parity
+    compare_s = time.monotonic() - exported
+    return parity, {"export_s": round(exported - began, 3), "compare_s": round(compare_s, 3)}
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:

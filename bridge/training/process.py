@@ -53,7 +53,7 @@ class Outcome:
     plan: Plan
     result: dict[str, Any]
     """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
-    (as used), `training_s`, `libraries`."""
+    (as used), `training_s`, `timings`, `libraries`."""
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Training:
         Returns:
             None: it goes on from its checkpoint, in another turn. Else `model_name`,
             `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`, `max_batch_size`,
-            `labels`, `dataset_id`, `dataset_hash`, `duration_s`,
+            `labels`, `dataset_id`, `dataset_hash`, `duration_s`, `timings`,
             `slices`.
 
         Raises:
