@@ -21,13 +21,15 @@ TITLES = {
     "ours_short": "ours, short slices",
 }
 
-_NOTES = (
+_CLOCK = (
     "Training is Lightning's loop, from its first batch to its end, with validation after each "
     "epoch. The whole is, by hand, from the start of the process to weights on the disk; of ours, "
-    "from the call, through queue, export, proof and Triton, to a live model and its result.",
+    "from the call, through queue, export, proof and Triton, to a live model and its result."
+)
+_HAND = (
     "The script by hand picks rows a batch at a time, as ours does, in the same order; torch's own "
     "DataLoader, which picks row by row, would be slower. It keeps its metrics by Lightning's "
-    "`self.log`, as most do; ours does not, and reports progress each second.",
+    "`self.log`, as most do; ours does not, and reports progress each second."
 )
 _SHORT = (
     "Short slices last {:g} s. Their training time leaves out starting, loading and resuming, "
@@ -80,7 +82,7 @@ def _report(works: Sequence[Work], rounds: dict[str, list[Round]], sizes: Sizes)
         report.data[work.name] = [
             {name: asdict(trained) for name, trained in one.items()} for one in each
         ]
-    report.notes += [*_NOTES, _SHORT.format(sizes.short_slice_s)]
+    report.notes += [_CLOCK, _HAND, _SHORT.format(sizes.short_slice_s)]
     return report
 
 

@@ -21,13 +21,15 @@ _MOST_S = 180.0
 _CHILD = "bridge.training.child"
 _ENDLESS = 100_000
 
-_NOTES = (
+_AGE = (
     "The digits CNN, with a checkpoint each second, so that there is always one; how old it is "
-    "does not change how long a new process takes, only how much is trained again.",
+    "does not change how long a new process takes, only how much is trained again."
+)
+_KILLS = (
     "A killed training process leaves its worker, which goes on at once. A killed worker takes its "
     "training process with it (the kernel sees to that); taskiq starts another, and RabbitMQ "
     "delivers the message to it, but the training is the old one's until its lease "
-    "(`BRIDGE_TRAINING_LEASE_S`) is over.",
+    "(`BRIDGE_TRAINING_LEASE_S`) is over."
 )
 
 Progress = dict[str, Any]
@@ -115,6 +117,6 @@ def _report(took: dict[str, list[float]], lease_s: float) -> Report:
             ),
         )
     )
-    report.notes = [*_NOTES]
+    report.notes = [_AGE, _KILLS]
     report.data = {"took_s": took, "lease_s": lease_s}
     return report
