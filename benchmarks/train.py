@@ -48,6 +48,7 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     lease_s: Annotated[
         float | None, typer.Option(min=1, help="BRIDGE_TRAINING_LEASE_S where workers are killed.")
     ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch, in both ways.")] = _FULL.threads,
     *,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only show that it works; figures mean nothing.")
@@ -72,6 +73,7 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         synthetic_epochs or usual.synthetic_epochs,
         short_slice_s or usual.short_slice_s,
         lease_s or usual.lease_s,
+        threads,
     )
     options = Options(out.resolve(), repetitions or (1 if quick else 5), quick=quick)
     known = scenarios(sizes)

@@ -17,7 +17,7 @@ TITLE = "From a kill to progress again"
 _AIM_S = 10.0
 _CHECKPOINT_EVERY_S = "1"
 _LOOK_EVERY_S = 0.02
-_MOST_S = 180.0
+_MOST_S = 900.0
 _CHILD = "bridge.training.child"
 _ENDLESS = 100_000
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import resource
 import shutil
 import sys
 import time
@@ -11,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bridge.client import BridgeClient
 from bridge.embedded.workers import WorkerPool
 from bridgebench.ground import Ground
+from bridgebench.processes import cpu_with_ended_s
 from bridgebench.scenarios.run import Run
 from bridgebench.training.works import Sizes, Work, write_datasets
 
@@ -29,6 +34,8 @@ class Trained:
     """By hand: from the start of the process to its end. Ours: from the call to the live model."""
     train_s: float
     """Of that, what Lightning's loop took."""
+    cpu_s: float
+    """User and system time of the whole; of ours that of worker and training process."""
     accuracy: float
     loss: float
     slices: int = 1
@@ -38,14 +45,14 @@ class Trained:
 class Pool:
     """A training worker on a queue of its own, and a client for it."""
 
-    def __init__(self, run: Run, name: str, datasets: Path, **variables: str) -> None:
+    def __init__(self, run: Run, name: str, datasets: Path, variables: dict[str, str]) -> None:
         """Nothing is started yet.
 
         Args:
             run: on whose servers.
             name: of the queue.
             datasets: where they lie.
-            **variables: the worker's, beside where everything is.
+            variables: the worker's, beside where everything is.
         """
         ground: Ground = run.ground
         self.datasets = datasets
@@ -61,7 +68,8 @@ class Pool:
 
     async def train(self, work: Work) -> Trained:
         """One training, from the call to its result."""
-        began = time.monotonic()
+        worker = psutil.Process(self.worker.pid)
+        began, cpu_s = time.monotonic(), cpu_with_ended_s(worker)
         handle = await self.client.train(work.name, work.model_config, work.hyperparameters)
         result: dict[str, Any] = await handle.result(_TIMEOUT_S)
         whole_s = time.monotonic() - began
@@ -69,6 +77,7 @@ class Pool:
         return Trained(
             whole_s,
             timings["train_s"],
+            cpu_with_ended_s(worker) - cpu_s,
             metrics["accuracy"],
             metrics["loss"],
             result["slices"],
@@ -87,7 +96,10 @@ async def pools(run: Run, sizes: Sizes, **each: dict[str, str]) -> AsyncIterator
     """
     datasets = run.ground.state.room("datasets")
     await asyncio.to_thread(write_datasets, datasets, sizes)
-    made = {name: Pool(run, name, datasets, **variables) for name, variables in each.items()}
+    made = {
+        name: Pool(run, name, datasets, variables | threads(sizes))
+        for name, variables in each.items()
+    }
     async with run.working(*(pool.worker for pool in made.values())):
         for pool in made.values():
             await pool.client.__aenter__()
@@ -98,7 +110,14 @@ async def pools(run: Run, sizes: Sizes, **each: dict[str, str]) -> AsyncIterator
                 await pool.client.__aexit__(None, None, None)
 
 
-async def train_by_hand(folder: Path, datasets: Path, work: Work, *, checkpoints: bool) -> Trained:
+def threads(sizes: Sizes) -> dict[str, str]:
+    """As variables of a process that trains."""
+    return {"OMP_NUM_THREADS": str(sizes.threads)}
+
+
+async def train_by_hand(
+    work: Work, sizes: Sizes, folder: Path, datasets: Path, *, checkpoints: bool
+) -> Trained:
     """One training by the script, in a process of its own.
 
     Raises:
@@ -106,15 +125,23 @@ async def train_by_hand(folder: Path, datasets: Path, work: Work, *, checkpoints
     """
     shutil.rmtree(folder, ignore_errors=True)
     asked = work.by_hand(datasets, folder / "weights.pt", checkpoints=checkpoints)
-    began = time.monotonic()
+    began, cpu_s = time.monotonic(), _ended_cpu_s()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", str(_SCRIPT), json.dumps(asked)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **threads(sizes)},
     )
     output, errors = await process.communicate()
     whole_s = time.monotonic() - began
     if process.returncode != 0:
         raise RuntimeError(f"the script by hand failed:\n{errors.decode()[-2000:]}")
     said = json.loads(output)
-    return Trained(whole_s, said["train_s"], said["accuracy"], said["loss"])
+    cpu_s = _ended_cpu_s() - cpu_s
+    return Trained(whole_s, said["train_s"], cpu_s, said["accuracy"], said["loss"])
+
+
+def _ended_cpu_s() -> float:
+    """Of children that were waited for; servers are not among them."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -28,6 +28,8 @@ class Sizes:
     """The slices that show what one costs."""
     lease_s: float = 30.0
     """Of the trainings whose worker is killed; 30 is the default."""
+    threads: int = 1
+    """Of torch, in both ways. Several, which wait for each other, measure what else runs."""
 
 
 @dataclass(frozen=True, slots=True)
