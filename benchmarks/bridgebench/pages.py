@@ -67,7 +67,7 @@ def inserted(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str
 def _introduction(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     text = (
-        f"One run of {run['took_s'] / 60:.0f} minutes, begun {run['started']}, on "
+        f"One run of `{run['command']}`, {run['took_s'] / 60:.0f} minutes long, begun {run['started']}, on "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']:g} GB; "
         f"{run['repetitions']} repetitions. Shown are medians, and in brackets the smallest and "
         "largest; ratios are taken repetition by repetition."
@@ -118,7 +118,7 @@ def _machine(run: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     text = (
         f"{machine['cores']} cores, {machine['processor']}, {machine['memory_gb']:g} GB of memory; "
-        f"load average before the run {machine['load_before']:g}. Servers, "
-        "workers and callers share the machine."
+        f"load average before the run {machine['load_before']:g}, at its end "
+        f"{machine['load_after']:g}. Servers, workers and callers share the machine."
     )
     return [text, "", f"{versions}."]

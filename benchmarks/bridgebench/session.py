@@ -3,6 +3,8 @@
 Leaves in the folder `out`: `results.json`, `results.md`, PNG files.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -43,6 +45,7 @@ async def run_scenarios(
         "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "repetitions": options.repetitions,
         "quick": options.quick,
+        "command": " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": describe_machine(),
     }
     before = _found_before(options.out / RESULTS, facts)
@@ -60,6 +63,7 @@ async def run_scenarios(
                 say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
             say(f"  took {report.took_s:.0f} s")
             facts["took_s"] = time.monotonic() - begun
+            facts["machine"]["load_after"] = round(os.getloadavg()[0], 2)
             # After each, so that what is measured is kept when a later one fails.
             content = _write(options.out, facts, reports, before)
     return content

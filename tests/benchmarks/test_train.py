@@ -13,6 +13,8 @@ from bridgebench.pages import TRAINING, inserted
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ROOT / "benchmarks" / "train.py"
+pytestmark = pytest.mark.timeout(900)
+
 STEPS = {"train_s", "export_s", "compare_s", "try_s", "publish_s"}
 
 

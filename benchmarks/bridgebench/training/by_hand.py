@@ -127,7 +127,6 @@ def main() -> None:
     with np.load(data / "train.npz") as train, np.load(data / "validation.npz") as validation:
         rows, classes = train[asked["input"]], train["target"]
         judged, right = validation[asked["input"]], validation["target"]
-    weights.parent.mkdir()
     lightning.seed_everything(asked["seed"], workers=True, verbose=False)
     network = NETWORKS[asked["network"]](rows.shape[1:], **asked["options"])
     batches = Batches(rows, classes, asked["batch_size"], asked["seed"])

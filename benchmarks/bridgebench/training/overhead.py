@@ -66,8 +66,8 @@ async def measure(run: Run, sizes: Sizes) -> Report:
 def _ways(
     run: Run, made: dict[str, Pool], work: Work, sizes: Sizes
 ) -> dict[str, Callable[[], Awaitable[Trained]]]:
-    folder, datasets = run.ground.state.path / "by-hand", made["bench_default"].datasets
-    by_hand = functools.partial(train_by_hand, work, sizes, folder, datasets)
+    datasets = made["bench_default"].datasets
+    by_hand = functools.partial(train_by_hand, work, sizes, run.ground.state, datasets)
     return {
         "hand": functools.partial(by_hand, checkpoints=False),
         "hand_checkpoints": functools.partial(by_hand, checkpoints=True),

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from bridge.client import BridgeClient
+from bridge.embedded.state import StateFolder
 from bridge.embedded.workers import WorkerPool
 from bridgebench.ground import Ground
 from bridgebench.processes import cpu_with_ended_s
@@ -116,27 +117,29 @@ def threads(sizes: Sizes) -> dict[str, str]:
 
 
 async def train_by_hand(
-    work: Work, sizes: Sizes, folder: Path, datasets: Path, *, checkpoints: bool
+    work: Work, sizes: Sizes, state: StateFolder, datasets: Path, *, checkpoints: bool
 ) -> Trained:
     """One training by the script, in a process of its own.
 
     Raises:
         RuntimeError: it failed.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    asked = work.by_hand(datasets, folder / "weights.pt", checkpoints=checkpoints)
+    room = state.room("by-hand")
+    asked = work.by_hand(datasets, room / "weights.pt", checkpoints=checkpoints)
     began, cpu_s = time.monotonic(), _ended_cpu_s()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", str(_SCRIPT), json.dumps(asked)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **threads(sizes)},
+        # Marked as the state's, so that it ends with it.
+        env={**os.environ, **state.environment(room), **threads(sizes)},
     )
     output, errors = await process.communicate()
     whole_s = time.monotonic() - began
     if process.returncode != 0:
         raise RuntimeError(f"the script by hand failed:\n{errors.decode()[-2000:]}")
     said = json.loads(output)
+    shutil.rmtree(room)
     cpu_s = _ended_cpu_s() - cpu_s
     return Trained(whole_s, said["train_s"], cpu_s, said["accuracy"], said["loss"])
 

@@ -21,9 +21,9 @@ _JUDGED = 0.2  # share of the rows
 class Sizes:
     """How much of everything."""
 
-    digits_epochs: int = 60
+    digits_epochs: int = 180
     synthetic_rows: int = 20_000
-    synthetic_epochs: int = 7
+    synthetic_epochs: int = 8
     short_slice_s: float = 8.0
     """The slices that show what one costs."""
     lease_s: float = 30.0
