@@ -67,7 +67,7 @@ def inserted(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str
 def _introduction(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     text = (
-        f"One run of `{run['command']}`, {run['took_s'] / 60:.0f} minutes long, begun {run['started']}, on "
+        f"`{run['command']}`, in {run['took_s'] / 60:.0f} minutes, begun {run['started']}, on "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']:g} GB; "
         f"{run['repetitions']} repetitions. Shown are medians, and in brackets the smallest and "
         "largest; ratios are taken repetition by repetition."
