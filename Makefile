@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench chaos check format clean
+.PHONY: help setup demo test fuzz bench bench-train chaos check format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -36,6 +36,10 @@ fuzz: $(INSTALLED)  ## Look for inputs that break the parsers, TIME=60 seconds f
 # With ARGS, such as "drain --repetitions 3", the report goes to build/benchmarks.
 bench: $(INSTALLED)  ## Measure beside Celery, Dramatiq and stock taskiq; ARGS="drain" for a part
 	$(BIN)/python -P benchmarks/run.py $(or $(ARGS),--publish)
+
+# Without ARGS everything, for about half an hour, into docs/training-benchmarks.md.
+bench-train: $(INSTALLED)  ## Measure training beside the same by hand; ARGS="recovery" for a part
+	$(BIN)/python -P benchmarks/train.py $(or $(ARGS),--publish)
 
 # Without ARGS a short run, for about a minute. The long form, for hours, into docs/chaos.md:
 # make chaos ARGS="--faults 1000 --tasks 200000 --longest-s 10 --publish"

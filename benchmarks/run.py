@@ -57,7 +57,9 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
         quick=quick,
         only=frozenset(only or ()),
     )
-    uvloop.run(run_scenarios(scenarios or list(SCENARIOS), options, _say))
+    uvloop.run(
+        run_scenarios({name: SCENARIOS[name] for name in scenarios or SCENARIOS}, options, _say)
+    )
     if into_docs:
         publish(options.out, _DOCS / "benchmarks.md")
     _say(f"written to {os.path.relpath(options.out)}")

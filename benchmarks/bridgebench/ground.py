@@ -75,8 +75,29 @@ class Ground:
             triton: another server than the run's own.
             **more: variables of their own.
         """
-        settings = self.settings
+        variables = {**self._variables, **more}
+        if triton is not None:
+            variables["TRITON_URL"] = triton.address
+        return WorkerPool(self.state, "inference", count, variables)
+
+    def training_workers(self, **more: str) -> WorkerPool:
+        """One training worker, as `mlbridge worker training` starts it; publishes to Triton.
+
+        Args:
+            **more: variables of its own: where datasets and checkpoints lie, its queue.
+        """
         variables = {
+            **self._variables,
+            "TRITON_ADMIN_KEY": self.triton.admin_key,
+            "MODEL_REPOSITORY": str(self.models.repository),
+            **more,
+        }
+        return WorkerPool(self.state, "training", 1, variables)
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        settings = self.settings
+        return {
             "BRIDGE_QUEUE": "rabbitmq",
             "RABBITMQ_HOST": settings.rabbitmq_host,
             "RABBITMQ_PORT": str(settings.rabbitmq_port),
@@ -85,11 +106,9 @@ class Ground:
             "RABBITMQ_VHOST": settings.rabbitmq_vhost,
             "RABBITMQ_TLS": "false",
             "REDIS_URL": settings.redis_url.get_secret_value(),
-            "TRITON_URL": (triton or self.triton).address,
+            "TRITON_URL": self.triton.address,
             "PYTHONUNBUFFERED": "1",
-            **more,
         }
-        return WorkerPool(self.state, "inference", count, variables)
 
     def worker(self, name: str, command: list[str], ready: bytes, **more: str) -> "ForeignWorker":
         """A competitor's worker.

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -14,7 +15,7 @@ import psutil
 
 from bridgebench.scenarios.run import Run
 
-_PACKAGES = (
+PACKAGES = (
     "taskiq-triton-bridge",
     "taskiq",
     "taskiq-aio-pika",
@@ -48,10 +49,10 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-async def describe_versions(run: Run) -> dict[str, str]:
+async def describe_versions(run: Run, packages: Sequence[str]) -> dict[str, str]:
     """Of packages, and of servers as they say themselves."""
     versions = {"Python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions |= {name: importlib.metadata.version(name) for name in packages}
     versions["Triton"] = await asyncio.to_thread(_triton_version, run.ground.triton.http_url)
     versions["RabbitMQ"] = run.post.server_version
     versions["Redis"] = str((await run.redis.info("server"))["redis_version"])

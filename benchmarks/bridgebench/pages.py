@@ -10,6 +10,10 @@ from bridgebench.findings import Finding, Report, Table
 
 BEGIN = "<!-- begin: written by `make bench` -->"
 END = "<!-- end: written by `make bench` -->"
+TRAINING = (
+    "<!-- begin: written by `make bench-train` -->",
+    "<!-- end: written by `make bench-train` -->",
+)
 
 
 def render(
@@ -47,23 +51,23 @@ def render(
     return "\n".join(lines)
 
 
-def inserted(page: str, text: str) -> str:
-    """`page` with `text` between its marks.
+def inserted(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:
+    """`page` with `text` between the marks.
 
     Raises:
         ValueError: the marks are not there.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = page.partition(marks[0])
+    _, end, tail = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{text}\n{END}{tail}"
+        raise ValueError(f"the page has no {marks[0]} and {marks[1]}")
+    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def _introduction(run: Mapping[str, Any]) -> str:
     machine = run["machine"]
     text = (
-        f"One run of {run['took_s'] / 60:.0f} minutes, begun {run['started']}, on "
+        f"`{run['command']}`, in {run['took_s'] / 60:.0f} minutes, begun {run['started']}, on "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']:g} GB; "
         f"{run['repetitions']} repetitions. Shown are medians, and in brackets the smallest and "
         "largest; ratios are taken repetition by repetition."
@@ -114,7 +118,7 @@ def _machine(run: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     text = (
         f"{machine['cores']} cores, {machine['processor']}, {machine['memory_gb']:g} GB of memory; "
-        f"load average before the run {machine['load_before']:g}. Servers, "
-        "workers and callers share the machine."
+        f"load average before the run {machine['load_before']:g}, at its end "
+        f"{machine['load_after']:g}. Servers, workers and callers share the machine."
     )
     return [text, "", f"{versions}."]

@@ -30,6 +30,17 @@ def cpu_s(process: psutil.Process) -> float:
     return total
 
 
+def cpu_with_ended_s(process: psutil.Process) -> float:
+    """As `cpu_s`, with all that ended and was waited for, wherever in the tree."""
+    total = 0.0
+    for member in tree(process):
+        try:
+            total += sum(member.cpu_times()[:4])  # its own, and its children's that ended
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
 def memory(process: psutil.Process) -> Memory:
     """Of one process alone."""
     info = process.memory_full_info()

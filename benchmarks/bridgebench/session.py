@@ -3,8 +3,10 @@
 Leaves in the folder `out`: `results.json`, `results.md`, PNG files.
 """
 
+import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,28 @@ import orjson
 
 from bridgebench import pages
 from bridgebench.findings import Report, Spread
-from bridgebench.machine import describe_machine, describe_versions
-from bridgebench.scenarios import SCENARIOS, Options, open_run
+from bridgebench.machine import PACKAGES, describe_machine, describe_versions
+from bridgebench.scenarios import Options, Scenario, open_run
 
 RESULTS = "results.json"
 SCHEMA = 1
 
 
 async def run_scenarios(
-    names: Sequence[str], options: Options, say: Callable[[str], None]
+    scenarios: Mapping[str, Scenario],
+    options: Options,
+    say: Callable[[str], None],
+    *,
+    packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
-    """Run them, write the report, and return what `results.json` holds."""
+    """Run them, write the report, and return what `results.json` holds.
+
+    Args:
+        scenarios: by name, in order.
+        options: how much of each, and where to.
+        say: gets a line for people now and then.
+        packages: whose versions the report names.
+    """
     options.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     content: dict[str, Any] = {}
@@ -32,32 +45,34 @@ async def run_scenarios(
         "started": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "repetitions": options.repetitions,
         "quick": options.quick,
+        "command": " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": describe_machine(),
     }
     before = _found_before(options.out / RESULTS, facts)
     reports: list[Report] = []
     say("starting RabbitMQ, Redis and Triton")
     async with open_run(options, say) as run:
-        facts["versions"] = await describe_versions(run)
-        for name in names:
-            say(f"{name}: {SCENARIOS[name].title}")
+        facts["versions"] = await describe_versions(run, packages)
+        for name, scenario in scenarios.items():
+            say(f"{name}: {scenario.title}")
             started = time.monotonic()
-            report = await SCENARIOS[name].measure(run)
+            report = await scenario.measure(run)
             report.took_s = time.monotonic() - started
             reports.append(report)
             for finding in report.findings:
                 say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
             say(f"  took {report.took_s:.0f} s")
             facts["took_s"] = time.monotonic() - begun
+            facts["machine"]["load_after"] = round(os.getloadavg()[0], 2)
             # After each, so that what is measured is kept when a later one fails.
             content = _write(options.out, facts, reports, before)
     return content
 
 
-def publish(results: Path, page: Path) -> None:
+def publish(results: Path, page: Path, marks: tuple[str, str] = (pages.BEGIN, pages.END)) -> None:
     """Put the report into the docs, with what the run before found beside it."""
     text = (results / "results.md").read_text()
-    page.write_text(pages.inserted(page.read_text(), text))
+    page.write_text(pages.inserted(page.read_text(), text, marks))
 
 
 def _write(

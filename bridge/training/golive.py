@@ -6,6 +6,7 @@ it is published; Triton serves it. Until the last step callers get what they got
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,11 +98,14 @@ class GoLive:
         """From exported files to a served version."""
         model, signature = self.request.model_id, outcome.plan.signature
         rows, wanted = load_probe(folder / "probe.npz")
+        began = time.monotonic()
         candidate = await self._lay(folder / "version", signature)
         try:
             tolerance = outcome.result[_proof(outcome.result)]["tolerance"]
             worst = await self._try(candidate, rows, wanted, tolerance)
+            tried = time.monotonic()
             card = self._card(outcome, worst, slices)
+            card["timings"] = {**card.get("timings", {}), "try_s": round(tried - began, 3)}
             # Short, and on this thread: a cancellation comes before it or after it.
             version = self.repository.publish(candidate, card)
         finally:
@@ -109,7 +113,9 @@ class GoLive:
             self.repository.remove_candidate(candidate)
         await self._serve(version, rows[:1], signature)
         log.info("model %s version %d is live", model, version)
-        return self._result(version, self.repository.card(model, version) or {})
+        result = self._result(version, self.repository.card(model, version) or {})
+        result["timings"]["publish_s"] = round(time.monotonic() - tried, 3)
+        return result
 
     async def _lay(self, files: Path, signature: Signature) -> Candidate:
         laying = asyncio.create_task(
@@ -230,6 +236,7 @@ class GoLive:
             "dataset_id": card["dataset_id"],
             "dataset_hash": card.get("dataset_hash"),  # None in cards of older versions
             "duration_s": card["duration_s"],
+            "timings": card.get("timings", {}),
             "slices": card.get("slices", 1),
         }
 

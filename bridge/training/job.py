@@ -109,6 +109,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     if place()[0] > 0:  # the first process of several goes on alone
         return
     proof = prove(Trained(network, examples, signature, metrics), request.model, folder)
+    timings = {"train_s": seconds, **proof.pop("timings")}
     report(
         "result",
         {
@@ -125,6 +126,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
             },
             "hyperparameters": _used(parameters, len(examples.train.inputs)),
             "training_s": seconds,
+            "timings": timings,
             "libraries": _libraries(),
         },
     )

@@ -53,7 +53,7 @@ class Outcome:
     plan: Plan
     result: dict[str, Any]
     """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
-    (as used), `training_s`, `libraries`; `variant`, where one was asked for."""
+    (as used), `training_s`, `timings`, `libraries`; `variant`, where one was asked for."""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Enters: the network, its rows, and which variant is wanted. Leaves: `version/mod
 `probe.npz`: real rows and the answers that Triton has to give.
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def prove(trained: Trained, model: ModelConfig, folder: Path) -> dict[str, Any]:
         `parity` of the float32 export (see `compare`), and of a variant `variant`: `kind`,
         `metrics` of it on all validation rows, `metric` (which of them counts), `accuracy_loss`,
         `max_accuracy_loss`, `rows`, `max_abs_difference` to torch, `class_agreement` (of classes),
-        `tolerance` (for Triton), `bytes` and `fp32_bytes`.
+        `tolerance` (for Triton), `bytes` and `fp32_bytes`. Of either `timings`: `export_s` and
+        `compare_s`.
 
     Raises:
         ExportError: it cannot be exported, or computes something else, or loses too much.
@@ -72,10 +74,12 @@ def prove(trained: Trained, model: ModelConfig, folder: Path) -> dict[str, Any]:
     words = trained.examples.words
     rows, asked = _probe_rows(trained.examples)
     tokenizer = None if words is None else words.tokenizer
+    began = time.monotonic()
     path = export(trained.network, rows, _names(trained.signature), version, tokenizer)
+    exported = time.monotonic()
     parity, wanted = compare(trained.network, path, rows, trained.signature.max_batch_size, asked)
     save_probe(folder / "probe.npz", asked, wanted)
-    return {"parity": parity}
+    return {"parity": parity, "timings": _timings(began, exported)}
 
 
 def _prove_variant(
@@ -83,11 +87,13 @@ def _prove_variant(
 ) -> dict[str, Any]:
     network, examples = trained.network, trained.examples
     rows, asked = _probe_rows(examples)
-    exported = folder / "exported"
-    exported.mkdir()
-    fp32 = export(network, rows, _names(trained.signature), exported)
+    plain = folder / "exported"
+    plain.mkdir()
+    began = time.monotonic()
+    fp32 = export(network, rows, _names(trained.signature), plain)
     parity, _ = compare(network, fp32, rows, trained.signature.max_batch_size)
     make_variant(model.variant, fp32, path, examples.train.inputs)
+    exported = time.monotonic()
     if examples.words is not None and examples.words.tokenizer is not None:
         for each in (fp32, path):
             examples.words.tokenizer.put_before(each)
@@ -99,7 +105,13 @@ def _prove_variant(
     return {
         "parity": parity,
         "variant": {**measured, "max_accuracy_loss": model.accuracy_loss_limit, **sizes},
+        "timings": _timings(began, exported),
     }
+
+
+def _timings(began: float, exported: float) -> dict[str, float]:
+    compared = time.monotonic()
+    return {"export_s": round(exported - began, 3), "compare_s": round(compared - exported, 3)}
 
 
 def _measure(trained: Trained, found: Array, variant: Variant) -> dict[str, Any]:
