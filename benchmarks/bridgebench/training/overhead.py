@@ -1,6 +1,7 @@
 """What queue, slices and checkpoints cost beside the same training by hand."""
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -130,7 +131,12 @@ def _findings(work: Work, rounds: list[Round]) -> list[Finding]:
         ),
         Finding(
             f"{work.title}: what one more slice costs",
-            Spread.of([_slice_s(one) for one in rounds]),
+            Spread.of([_slice_s(one, "whole_s") for one in rounds]),
+            unit="s",
+        ),
+        Finding(
+            f"{work.title}: what one more slice costs, CPU",
+            Spread.of([_slice_s(one, "cpu_s") for one in rounds]),
             unit="s",
         ),
     ]
@@ -142,9 +148,10 @@ def _before_live(trained: Trained) -> float:
     return trained.whole_s - sum(after.values())
 
 
-def _slice_s(one: Round) -> float:
-    more = one["ours_short"].slices - one["ours"].slices
-    return (one["ours_short"].whole_s - one["ours"].whole_s) / more if more else float("nan")
+def _slice_s(one: Round, field: str) -> float:
+    short, long = one["ours_short"], one["ours"]
+    more = short.slices - long.slices
+    return (getattr(short, field) - getattr(long, field)) / more if more else math.nan
 
 
 def _table(work: Work, rounds: list[Round]) -> Table:
