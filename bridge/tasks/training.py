@@ -264,8 +264,8 @@ async def _slice(
         await asyncio.gather(working, giving_way, *watching, return_exceptions=True)
     if orders.cancelled:
         raise TaskCancelledError("the training was cancelled while it ran")
-    if lease.lost:
-        raise LeaseLostError("another worker has the training now")
+    if lease.lost or working.cancelled():
+        raise LeaseLostError("another worker has the training now, or nobody knows who")
     return working.result()
 
 

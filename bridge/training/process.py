@@ -157,20 +157,21 @@ async def train_in_process(
     }
     log_file = folder / LOG_FILE
     process, lines, pipe = await _start(log_file)
-    watching = [
-        asyncio.create_task(_send(process, job, piece.stop)),
-        asyncio.create_task(_limit(process.pid, piece.memory_bytes)),
-    ]
+    begun = asyncio.Event()
+    sending = asyncio.create_task(_send(process, job, piece.stop, begun))
+    limiting = asyncio.create_task(_limit(process.pid, piece.memory_bytes))
     try:
-        done, outcome = await _listen(lines, folder, listeners)
+        done, outcome = await _listen(lines, folder, listeners, begun)
         status = await process.wait()
     finally:
-        for task in watching:
-            task.cancel()
+        sending.cancel()
+        limiting.cancel()
         pipe.close()
         await _end(process)
-    if watching[1].done() and not watching[1].cancelled():
-        raise TrainingFailedError(watching[1].result())
+    if limiting.done() and not limiting.cancelled():
+        raise TrainingFailedError(limiting.result())
+    if piece.stop.is_set() and not begun.is_set():
+        return None
     if not done or status != 0:
         raise TrainingCrashedError(_epitaph(status, log_file))
     return outcome
@@ -208,14 +209,20 @@ async def _start(
 
 
 async def _send(
-    process: asyncio.subprocess.Process, job: dict[str, Any], stop: asyncio.Event
+    process: asyncio.subprocess.Process,
+    job: dict[str, Any],
+    stop: asyncio.Event,
+    begun: asyncio.Event,
 ) -> None:
+    """Say what to do, and when to stop; what has not begun has nothing to save."""
     assert process.stdin is not None  # noqa: S101  (it was asked for)
     # It may be dead already; the listening will tell.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, ProcessLookupError):
         process.stdin.write(json.dumps(job).encode() + b"\n")
         await process.stdin.drain()
         await stop.wait()
+        if not begun.is_set():
+            os.killpg(process.pid, signal.SIGKILL)
         process.stdin.write(b"stop\n")
         await process.stdin.drain()
 
@@ -241,7 +248,7 @@ def _memory_of(pid: int) -> int:
 
 
 async def _listen(
-    lines: asyncio.StreamReader, folder: Path, listeners: Listeners
+    lines: asyncio.StreamReader, folder: Path, listeners: Listeners, begun: asyncio.Event
 ) -> tuple[bool, Outcome | None]:
     """Follow the process until it ends its reports; whether it came to an end, and what it made."""
     plan: Plan | None = None
@@ -253,6 +260,7 @@ async def _listen(
         elif kind == "plan":
             plan = Plan(Signature.from_json(line["signature"]))
             listeners.plan(plan)
+            begun.set()
         elif kind == "checkpoint":
             await listeners.checkpoint(folder / line.pop("file"), line)
         elif kind == "error":

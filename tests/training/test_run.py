@@ -98,6 +98,7 @@ async def test_a_redelivered_task_gets_its_recorded_result(
     first = await start(settings, fake_triton)
     # The worker died before Triton heard of it, and the task came again.
     fake_triton.served.clear()
+    del first["timings"]["publish_s"]  # is known to who published only
     assert await start(settings, fake_triton) == first
     assert trainings == ["few"]
     assert repository.versions("few") == [1]
@@ -108,6 +109,7 @@ async def test_a_late_redelivery_leaves_the_newer_version_alone(settings, fake_t
     first = await start(settings, fake_triton, "one")
     await start(settings, fake_triton, "two")
     fake_triton.calls.clear()
+    del first["timings"]["publish_s"]
     assert await start(settings, fake_triton, "one") == first
     assert fake_triton.calls == []
     assert repository.versions("few") == [1, 2]

@@ -71,6 +71,14 @@ async def test_a_stopped_slice_leaves_a_checkpoint_that_the_next_goes_on_from(be
     assert b"another" in log
 
 
+async def test_a_slice_that_is_stopped_before_it_begins_ends_at_once(begin):
+    turn = Turn()
+    turn.stop.set()
+    training = begin(bridge_training_slice_s=1000)
+    assert await training.go_on(turn, ignore) is None
+    assert not training.progressed
+
+
 async def test_a_slice_ends_after_its_time(begin):
     training = begin(bridge_training_slice_s=0.5)
     assert await training.go_on(Turn(), ignore) is None
