@@ -103,9 +103,9 @@ class GoLive:
         try:
             tolerance = outcome.result[_proof(outcome.result)]["tolerance"]
             worst = await self._try(candidate, rows, wanted, tolerance)
-            tried = time.monotonic()
             card = self._card(outcome, worst, slices)
-            card["timings"] = {**card.get("timings", {}), "try_s": round(tried - began, 3)}
+            try_s = round(time.monotonic() - began, 3)
+            card["timings"] = {**card.get("timings", {}), "try_s": try_s}
             # Short, and on this thread: a cancellation comes before it or after it.
             version = self.repository.publish(candidate, card)
         finally:
@@ -113,9 +113,7 @@ class GoLive:
             self.repository.remove_candidate(candidate)
         await self._serve(version, rows[:1], signature)
         log.info("model %s version %d is live", model, version)
-        result = self._result(version, self.repository.card(model, version) or {})
-        result["timings"]["publish_s"] = round(time.monotonic() - tried, 3)
-        return result
+        return self._result(version, self.repository.card(model, version) or {})
 
     async def _lay(self, files: Path, signature: Signature) -> Candidate:
         laying = asyncio.create_task(

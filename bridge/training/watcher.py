@@ -81,9 +81,8 @@ class Watcher(Callback):
     ) -> None:
         """See `Callback`."""
         del pl_module, batch, batch_idx
-        if time.monotonic() - self.reported < _REPORT_EVERY_S:
-            return
-        self._tell(trainer, float(outputs["loss"]))
+        if time.monotonic() - self.reported >= _REPORT_EVERY_S:
+            self._tell(trainer, float(outputs["loss"]))
         if self.limit_s is not None and self.trained_s > self.limit_s:
             raise TrainingFailedError(
                 f"the training has taken longer than the {self.limit_s:g} s that "

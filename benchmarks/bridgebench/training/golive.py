@@ -11,7 +11,7 @@ STEPS = {
     "export_s": "export to ONNX",
     "compare_s": "compare with torch",
     "try_s": "load and try the candidate in Triton",
-    "publish_s": "publish, load, ask",
+    "publish_s": "publish, serve, give the result",
 }
 
 
@@ -35,8 +35,9 @@ async def measure(run: Run, sizes: Sizes) -> Report:
     report.tables.append(Table("Seconds of each step", ("", *STEPS.values(), "all"), tuple(rows)))
     report.notes = [
         (
-            "Steps are as the result's own `timings` have them. Triton is the wheel's, whose "
-            "Python-based backend starts a process for each model that it loads."
+            "Steps are as the result's own `timings` have them; the last one is from when the "
+            "version's card was written to when the caller had the result. Triton is the wheel's, "
+            "whose Python-based backend starts a process for each model that it loads."
         )
     ]
     return report

@@ -56,7 +56,7 @@ class Pool:
             variables: the worker's, beside where everything is.
         """
         ground: Ground = run.ground
-        self.datasets = datasets
+        self.datasets, self._models = datasets, ground.models.repository
         self.worker: WorkerPool = ground.training_workers(
             DATASET_ROOT=str(datasets),
             CHECKPOINT_ROOT=str(ground.state.room(f"checkpoints-{name}")),
@@ -74,7 +74,9 @@ class Pool:
         handle = await self.client.train(work.name, work.model_config, work.hyperparameters)
         result: dict[str, Any] = await handle.result(_TIMEOUT_S)
         whole_s = time.monotonic() - began
-        metrics, timings = result["metrics"], result["timings"]
+        card = self._models / work.name / result["model_version"] / "card.json"
+        published = time.time() - await asyncio.to_thread(lambda: card.stat().st_mtime)
+        metrics, timings = result["metrics"], {**result["timings"], "publish_s": published}
         return Trained(
             whole_s,
             timings["train_s"],
