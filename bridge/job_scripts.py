@@ -7,9 +7,9 @@ local job, lease, waiting, running = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, baton, priority = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local fence = tonumber(redis.call('HGET', job, 'fence') or '0')
 local known = redis.call('HGET', job, 'baton')
-if known and baton ~= tonumber(known) and baton ~= fence then return {'stale', 0, 0} end
+if known and baton ~= tonumber(known) and baton ~= fence then return {'stale', 0, 0, 0} end
 local left = redis.call('PTTL', lease)
-if left > 0 then return {'held', left, 0} end
+if left > 0 then return {'held', fence, 0, left} end
 redis.call('HSET', job, 'priority', ARGV[5], 'message', ARGV[7])
 redis.call('EXPIRE', job, ARGV[8])
 redis.call('SADD', KEYS[5], id)
@@ -17,7 +17,7 @@ if redis.call('HGET', job, 'want') == 'pause' then
   redis.call('HSET', job, 'state', 'paused')
   redis.call('PERSIST', job)
   redis.call('ZREM', waiting, id)
-  return {'paused', 0, 0}
+  return {'paused', 0, 0, 0}
 end
 local top = redis.call('ZREVRANGE', waiting, 0, 0, 'WITHSCORES')
 if top[1] and top[1] ~= id and tonumber(top[2]) > priority then
@@ -28,7 +28,7 @@ if top[1] and top[1] ~= id and tonumber(top[2]) > priority then
   elseif redis.call('HGET', job, 'yielded') ~= turn then
     redis.call('HSET', job, 'yielded', turn, 'state', 'queued')
     redis.call('ZADD', waiting, priority, id)
-    return {'yield', 0, 0}
+    return {'yield', 0, 0, 0}
   end
 end
 local token = math.max(fence, tonumber(ARGV[3])) + 1
@@ -37,7 +37,7 @@ redis.call('SET', lease, token, 'PX', ARGV[4])
 redis.call('HSET', job, 'fence', token, 'baton', baton, 'state', 'running', 'worker', ARGV[6])
 redis.call('ZREM', waiting, id)
 redis.call('ZADD', running, now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[4], id)
-return {'yours', token, redis.call('HINCRBY', job, 'slices', 1)}
+return {'yours', token, redis.call('HINCRBY', job, 'slices', 1), 0}
 """
 # KEYS: job, lease, running, all. ARGV: id, token, lease ms, seconds to keep. Also gives back a
 # lease that ran out, as long as nobody took it.

@@ -52,12 +52,14 @@ class Claim(NamedTuple):
     """The answer to who wants to train a task."""
 
     answer: Answer
-    """yours; held by another for `number` ms; stale: this message does not count any more; paused;
-    yield: a task of higher priority waits."""
+    """yours; held by another; stale: this message does not count any more; paused; yield: a task of
+    higher priority waits."""
     number: int = 0
-    """The token, where it is yours."""
+    """The token: yours, or that of who holds it."""
     slices: int = 0
     """How many there were, this one included."""
+    left_ms: int = 0
+    """For how long another holds it, unless the lease is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ class Jobs:
         )
         while True:
             try:
-                answer, number, slices = await self._run(CLAIM, keys, *arguments)
-                return Claim(answer.decode(), number, slices)
+                answer, *numbers = await self._run(CLAIM, keys, *arguments)
+                return Claim(answer.decode(), *numbers)
             except REDIS_LOST as error:
                 logger.warning("cannot ask Redis who trains %s, trying again: %s", task_id, error)
                 await asyncio.sleep(_AGAIN_S)

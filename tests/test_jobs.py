@@ -35,7 +35,8 @@ async def test_one_owner_until_the_lease_is_over_and_no_way_back(jobs, task):
     assert (first.answer, first.number, first.slices) == ("yours", 1, 1)
     held = await jobs.claim(task, ask())
     assert held.answer == "held"
-    assert 0 < held.number <= 300
+    assert held.number == first.number
+    assert 0 < held.left_ms <= 300
     for _ in range(4):
         await asyncio.sleep(0.15)
         assert await jobs.renew(task, first.number) == ""

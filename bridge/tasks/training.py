@@ -8,8 +8,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
@@ -44,7 +42,7 @@ from bridge.labels import baton_of, continued, priority_of
 from bridge.tasks.health import answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
-from bridge.training.lease import Lease, Orders
+from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
 from bridge.training.request import parse_request
@@ -55,7 +53,7 @@ log = logging.getLogger(__name__)
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
-_WORKER = f"{socket.gethostname()}:{os.getpid()}"
+_WORKER = worker_name()
 
 _running: list[tuple[str, Lease, Orders]] = []
 """With the task's id: one that was lost may still be ending when it begins here again."""
@@ -178,6 +176,9 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     if await is_busy(training_broker.results.redis, settings.bridge_shared_gpu):
         return Later(_BUSY_S)
     claim = await _claim(message, training.checkpoints)
+    if claim.answer == "held" and await is_orphan(jobs, task_id):
+        await jobs.release(task_id, claim.number)
+        claim = await _claim(message, training.checkpoints)
     if claim.answer != "yours":
         return _not_now(message, claim)
     lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
@@ -233,7 +234,7 @@ def _not_now(message: TaskiqMessage, claim: Claim) -> Later | Dropped:
     if claim.answer == "stale":
         return Dropped()
     if claim.answer == "held":
-        return Later(claim.number / 1000)
+        return Later(claim.left_ms / 1000)
     if claim.answer == "paused":
         return Later(_PAUSED_S)
     return Later(instead=continued(message))  # a task of higher priority waits

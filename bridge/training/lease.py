@@ -2,7 +2,11 @@
 
 import asyncio
 import logging
+import os
+import socket
 from dataclasses import dataclass, field
+
+import psutil
 
 from bridge.channels import REDIS_LOST
 from bridge.errors import LeaseLostError
@@ -90,3 +94,22 @@ class Lease:
             if wanted == "lost":
                 raise LeaseLostError("another worker has the training now")
             return
+
+
+def worker_name() -> str:
+    """Of this process, as others read it; a container has a host's name of its own."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+async def is_orphan(jobs: Jobs, task_id: str) -> bool:
+    """Whether the worker that holds a task was a process of this machine, and is no more."""
+    job = await jobs.find(task_id)
+    host, _, pid = (job.worker if job is not None else "").rpartition(":")
+    return host == socket.gethostname() and pid.isdigit() and not _lives(int(pid))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

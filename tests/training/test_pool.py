@@ -127,6 +127,19 @@ async def test_a_stopped_worker_hands_its_training_on(pool):
     await handle.cancel(now=True)
 
 
+async def test_what_a_killed_worker_had_goes_on_before_its_lease_ends(pool):
+    settings = {"BRIDGE_TRAINING_LEASE_S": "600", "BRIDGE_CHECKPOINT_EVERY_S": "0.5"}
+    worker = await pool.start(**settings)
+    handle = await pool.client.train("few", {**CNN, "model_id": "orphan"}, LONG)
+    await progressed(handle, step=50)
+    for process in pool.processes(worker):
+        process.kill()
+    await worker.wait()
+    await pool.start(**settings)
+    await progressed(handle, slice=2)
+    await handle.cancel(now=True)
+
+
 async def test_who_comes_back_too_late_loses(pool):
     settings = {"BRIDGE_TRAINING_LEASE_S": "2", "BRIDGE_CHECKPOINT_EVERY_S": "1"}
     first = await pool.start(**settings)
