@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pytest
 from taskiq.kicker import AsyncKicker
 
 from bridge.client import BridgeClient
-from bridge.errors import TrainingFailedError
 
 ROOT = Path(__file__).parent.parent.parent
 POISONED = """
@@ -98,7 +96,7 @@ async def killed_child(process):
 
 
 async def test_ours(rig, triton, tmp_path):
-    """A training whose process dies fails alone: the same worker trains the next."""
+    """A training whose process dies is tried again, and the same worker trains the next."""
     (tmp_path / "data").mkdir()
     values = np.random.default_rng(0).normal(size=(60, 2)).round(3)
     lines = [f"{a},{b},{'left' if a < b else 'right'}" for a, b in values]
@@ -125,7 +123,6 @@ async def test_ours(rig, triton, tmp_path):
         dying = await client.train("sides", {"architecture": "mlp"}, {"epochs": 1000})
         after = await client.train("sides", {"architecture": "mlp"}, {"epochs": 1})
         await killed_child(process)
-        with pytest.raises(TrainingFailedError, match="SIGKILL"):
-            await dying.result(60)
-        assert (await after.result(120))["model_version"] == "1"
+        ended = [(await it.result(120))["model_version"] for it in (dying, after)]
+        assert sorted(ended) == ["1", "2"]
         assert log.read_text().count("Listening started.") == 1

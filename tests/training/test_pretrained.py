@@ -143,7 +143,7 @@ def test_a_frozen_network_learns_with_its_head_alone(job, monkeypatch):
     save_file(state, job.root / "mine.safetensors")
     kept = {}
     monkeypatch.setattr(
-        "bridge.training.job.export",
+        "bridge.training.proof.export",
         lambda network, *rest: kept.update(network.inner.state_dict()) or export(network, *rest),
     )
     result = job.run(

@@ -124,7 +124,7 @@ async def test_a_queue_that_is_gone_keeps_its_letters(
 async def test_a_replay_that_is_killed_loses_nothing(
     amqp, own, own_environment, depths, mlbridge, task, publish
 ):
-    items = [task("shout", ["hi"]) for _ in range(4000)]
+    items = [task("shout", ["hi"]) for _ in range(8000)]
     ids = {item["task_id"] for item in items}
     where = f"{own.taskiq_ml_queue}.dead_letter"
     await asyncio.gather(*(publish(amqp, where, item) for item in items))
