@@ -37,7 +37,7 @@ fuzz: $(INSTALLED)  ## Look for inputs that break the parsers, TIME=60 seconds f
 bench: $(INSTALLED)  ## Measure beside Celery, Dramatiq and stock taskiq; ARGS="drain" for a part
 	$(BIN)/python -P benchmarks/run.py $(or $(ARGS),--publish)
 
-# Without ARGS everything, for about half an hour, into docs/training-benchmarks.md.
+# Without ARGS everything, which takes long, into docs/training-benchmarks.md.
 bench-train: $(INSTALLED)  ## Measure training beside the same by hand; ARGS="recovery" for a part
 	$(BIN)/python -P benchmarks/train.py $(or $(ARGS),--publish)
 

@@ -110,26 +110,22 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
         return
     proof = prove(Trained(network, examples, signature, metrics), request.model, folder)
     timings = {"train_s": seconds, **proof.pop("timings")}
-    report(
-        "result",
-        {
-            "metrics": metrics,
-            **proof,
-            "dataset_hash": dataset_hash,
-            "columns": list(examples.columns),
-            "target": examples.target,
-            "task": examples.task,
-            **weights,
-            "rows": {
-                "train": len(examples.train.inputs),
-                "validation": len(examples.validation.inputs),
-            },
-            "hyperparameters": _used(parameters, len(examples.train.inputs)),
-            "training_s": seconds,
-            "timings": timings,
-            "libraries": _libraries(),
-        },
-    )
+    proof |= {"metrics": metrics, "dataset_hash": dataset_hash, **weights}
+    about = _about(examples, parameters)
+    report("result", {**proof, **about, "training_s": seconds, "timings": timings})
+
+
+def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:
+    """What the result says of data, settings and libraries."""
+    rows = len(examples.train.inputs)
+    return {
+        "columns": list(examples.columns),
+        "target": examples.target,
+        "task": examples.task,
+        "rows": {"train": rows, "validation": len(examples.validation.inputs)},
+        "hyperparameters": _used(parameters, rows),
+        "libraries": _libraries(),
+    }
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:

@@ -52,7 +52,7 @@ def test_everything_ends_as_it_deserves(outcomes, number):
 
 @pytest.mark.skipif(
     "CHAOS_TRAININGS" not in os.environ,
-    reason="each slice begins by loading torch: 90 s, or minutes where cores are busy",
+    reason="set CHAOS_TRAININGS=1; it takes minutes, as each slice begins by loading torch",
 )
 async def test_no_training_is_lost_or_published_twice():
     kinds = ("training killed", "training process killed", "training paused past its lease")

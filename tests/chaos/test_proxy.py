@@ -1,6 +1,7 @@
 """The proxy breaks a connection in each way, and no other."""
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,11 +14,9 @@ async def echoing():
     ended = []
 
     async def echo(reader, writer):
-        try:
+        with contextlib.suppress(OSError):  # a cut link is what these tests are about
             while data := await reader.read(100):
                 writer.write(data)
-        except OSError:
-            pass
         ended.append(True)
         writer.close()
 
