@@ -35,11 +35,26 @@ def pool_folder() -> Path:
     Raises:
         SettingsError: somebody else owns a folder of that name.
     """
-    folder = Path(tempfile.gettempdir()) / f"mlbridge-health-{os.getuid()}-{os.getppid()}"
+    parent = os.getppid()
+    # Process ids come again, in containers soon: with the time of its start a pool is itself alone.
+    name = f"mlbridge-health-{os.getuid()}-"
+    folder = Path(tempfile.gettempdir()) / f"{name}{parent}-{_started(parent)}"
+    for left in folder.parent.glob(f"{name}*"):  # by pools that were killed
+        pid, _, started = left.name.removeprefix(name).partition("-")
+        if not started or started != _started(pid):
+            shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise SettingsError(f"{folder} belongs to somebody else: remove it")
     return folder
+
+
+def _started(pid: int | str) -> str:
+    """When a process was started, in ticks since the machine was (proc(5)); "": it is gone."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 class Health:
