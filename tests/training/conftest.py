@@ -221,19 +221,17 @@ class Pool:
 
 
 @pytest.fixture
-async def new_pool(redis_server, triton, dataset_root, tmp_path, monkeypatch):
-    """Makes the test's pool on a RabbitMQ."""
-    made = []
+def set_environment(redis_server, triton, dataset_root, tmp_path, monkeypatch):
+    """Sets what workers of a queue on a RabbitMQ need, and returns it."""
 
-    async def make(rabbitmq):
-        name = f"pool-{uuid.uuid4().hex[:8]}"
-        environment = {
+    def set_environment(rabbitmq, queue):
+        variables = {
             "RABBITMQ_HOST": "127.0.0.1",
             "RABBITMQ_PORT": str(rabbitmq.port),
             "RABBITMQ_USERNAME": rabbitmq.username,
             "RABBITMQ_PASSWORD": rabbitmq.password,
-            "TASKIQ_ML_TRAINING_QUEUE": name,
-            "TASKIQ_ML_TRAINING_ROUTING_KEY": name,
+            "TASKIQ_ML_TRAINING_QUEUE": queue,
+            "TASKIQ_ML_TRAINING_ROUTING_KEY": queue,
             "REDIS_URL": redis_server.url,
             "TRITON_URL": triton.address,
             "TRITON_ADMIN_KEY": triton.admin_key,
@@ -241,9 +239,20 @@ async def new_pool(redis_server, triton, dataset_root, tmp_path, monkeypatch):
             "DATASET_ROOT": str(dataset_root),
             "CHECKPOINT_ROOT": str(tmp_path / "checkpoints"),
         }
-        for variable, value in environment.items():
-            monkeypatch.setenv(variable, value)
-        pool = Pool(environment, tmp_path)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return variables
+
+    return set_environment
+
+
+@pytest.fixture
+async def new_pool(set_environment, tmp_path):
+    """Makes the test's pool on a RabbitMQ."""
+    made = []
+
+    async def make(rabbitmq):
+        pool = Pool(set_environment(rabbitmq, f"pool-{uuid.uuid4().hex[:8]}"), tmp_path)
         made.append(pool)
         pool.client = await exits.enter_async_context(BridgeClient(Settings()))
         return pool

@@ -17,25 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-async def client(
-    rabbitmq, redis_server, triton, dataset_root, tmp_path, monkeypatch
-):  # fmt: skip
-    variables = {
-        "RABBITMQ_HOST": "127.0.0.1",
-        "RABBITMQ_PORT": str(rabbitmq.port),
-        "RABBITMQ_USERNAME": rabbitmq.username,
-        "RABBITMQ_PASSWORD": rabbitmq.password,
-        "TASKIQ_ML_TRAINING_QUEUE": "training_test",
-        "TASKIQ_ML_TRAINING_ROUTING_KEY": "training_test",
-        "REDIS_URL": redis_server.url,
-        "TRITON_URL": triton.address,
-        "TRITON_ADMIN_KEY": triton.admin_key,
-        "MODEL_REPOSITORY": str(triton.repository),
-        "DATASET_ROOT": str(dataset_root),
-        "CHECKPOINT_ROOT": str(tmp_path / "checkpoints"),
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+async def client(rabbitmq, set_environment, tmp_path):
+    variables = set_environment(rabbitmq, "training_test")
     log = tmp_path / "worker.log"
     with log.open("wb") as output:
         worker = await asyncio.create_subprocess_exec(
