@@ -158,6 +158,7 @@ async def test_a_callers_redis_user_hears_and_reads_but_does_not_write(
         assert (await client.wait("a-task")).return_value == 7
         for forbidden in (
             lambda: client._redis.set("a-task", b""),
+            lambda: client._redis.delete("a-task"),
             lambda: client._redis.publish("bridge:reply:a", b""),
         ):
             with pytest.raises(NoPermissionError):
