@@ -17,8 +17,8 @@ from bridge.errors import InvalidInputError
 from bridge.settings import Settings
 
 COMMAND = ["-P", "-m", "bridge", "worker", "inference", "--workers", "2"]
-GOOD = ("bridge_tasks_total", "succeeded", "ml_inference")
-BAD = ("bridge_tasks_total", "failed", "ml_inference")
+GOOD = ("bridge_tasks_total", "double", "succeeded", "ml_inference", "1")
+BAD = ("bridge_tasks_total", "double", "failed", "ml_inference", "1")
 PAUSED = ("bridge_paused",)
 
 
