@@ -27,6 +27,7 @@ from bridge.errors import (
     InvalidLabelError,
     MalformedMessageError,
     MessageTooLargeError,
+    Outcome,
     PoisonousMessageError,
     TaskCancelledError,
     TaskExpiredError,
@@ -155,6 +156,8 @@ class Intake:
             message.task_id
         ):
             await delivery.ack()  # it ended, and only its acknowledgement was lost
+            if message.task_id in self.cancelled:  # or it was cancelled in the queue
+                self.observer.ended(message, None, Outcome.CANCELLED, None)
             return True
         try:
             turn = self._turn(message, delivery)

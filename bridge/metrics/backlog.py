@@ -20,7 +20,7 @@ class _Served:
     in_hand: int = 0
     since: float = 0.0
     busy_s: float = 0.0
-    left: int = 0
+    ended: int = 0
     arrived: int = 0
     """These three since the last sample."""
     weight: float = 0.0
@@ -38,7 +38,7 @@ class Pace:
     seconds: float
     """With messages of the model in hand."""
     messages: float
-    """That left in these seconds."""
+    """That came to their end in these seconds."""
 
 
 class Work:
@@ -58,11 +58,14 @@ class Work:
         served.in_hand += 1
         served.arrived += 1
 
+    def end(self, model: str) -> None:
+        """A message that is in hand has come to its end; `leave` follows."""
+        self._models[model].ended += 1
+
     def leave(self, model: str, now: float) -> None:
-        """A message that came is dealt with."""
+        """A message is in hand no more: it has ended, or comes back."""
         served = self._models[model]
         served.in_hand -= 1
-        served.left += 1
         if not served.in_hand:
             served.busy_s += now - served.since
 
@@ -79,11 +82,11 @@ class Work:
             if served.in_hand:
                 served.busy_s += now - served.since
                 served.since = now
-            if served.busy_s or served.left:
+            if served.busy_s or served.ended:
                 kept = 0.5 ** (served.busy_s / _BUSY_S)
                 served.seconds = served.seconds * kept + served.busy_s
-                served.messages = served.messages * kept + served.left
-            served.arrived, served.left, served.busy_s = 0, 0, 0.0
+                served.messages = served.messages * kept + served.ended
+            served.arrived, served.ended, served.busy_s = 0, 0, 0.0
         return {
             name: Pace(served.weight, served.seconds, served.messages)
             for name, served in self._models.items()
@@ -104,7 +107,7 @@ def backlog(waiting: float, processes: Iterable[Mapping[str, Pace]]) -> dict[str
         processes: what each process of the pool has seen.
 
     Returns:
-        Nothing of models of which no message has ever left.
+        Nothing of models of which no message has ever ended.
     """
     models: dict[str, _Pool] = {}
     for process in processes:

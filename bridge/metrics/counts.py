@@ -93,6 +93,8 @@ class Counts(Observer):
         self, message: TaskiqMessage, value: Any, outcome: Outcome, took_s: float | None
     ) -> None:
         """See `Observer`."""
+        if begun := self._models.get(message.task_id):
+            self._work.end(begun[-1])
         task = self._labels.task(message.task_name)
         _tasks(task, *self._labels.subject(message, value))[outcome].inc()
         if took_s is not None:
@@ -103,7 +105,7 @@ class Counts(Observer):
         task, model = self._labels.task(message.task_name), self._labels.model_of(message)
         series.RETRIES.labels(task, model, type(error).__name__).inc()
         if isinstance(error, ModelUnavailableError):
-            self._away[model] = time.monotonic()
+            self._away[model] = time.time()
 
     def dead_lettered(self, error: BridgeError) -> None:
         """See `Observer`."""
@@ -127,7 +129,6 @@ class Counts(Observer):
         label = self._labels.add(model)
         _triton_seconds(label).observe(took_s)
         if version is not None:
-            self._away.pop(label, None)
             self._labels.serving[label] = version
             self._answered[label] = self._labels.version(label, version), time.time()
 
@@ -165,13 +166,14 @@ class Counts(Observer):
         """By model: the version that last answered, and when, in Unix time."""
         return self._answered
 
+    def away(self) -> dict[str, float]:
+        """By model: when it was last found away, in Unix time, unless that is long ago."""
+        since = time.time() - _AWAY_S
+        self._away = {model: at for model, at in self._away.items() if at > since}
+        return self._away
+
     def standing(self) -> Iterator[Standing]:
         """The gauges of what was heard."""
-        now = time.monotonic()
-        for model in [it for it, since in self._away.items() if since < now - _AWAY_S]:
-            del self._away[model]
-        for model in self._away:
-            yield "bridge_model_paused", (model,), 1.0
         for model, at in self._trainings.items():
             for key, name in (
                 ("epoch", "bridge_training_epoch"),

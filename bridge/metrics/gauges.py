@@ -19,33 +19,28 @@ from prometheus_client.registry import Collector
 from bridge import __version__
 from bridge.health import started
 from bridge.metrics.backlog import Pace, backlog
-from bridge.metrics.counts import Standing
+from bridge.metrics.counts import Counts, Standing
 from bridge.metrics.series import FOLDER, GAUGES
 
 _ENDING = ".gauges.json"
 Key = tuple[str, ...]
 
 
-def write(
-    standing: Iterable[Standing],
-    served: Mapping[str, tuple[str, float]],
-    work: Mapping[str, Pace],
-    waiting: int | None,
-) -> None:
+def write(standing: Iterable[Standing], counts: Counts, waiting: int | None) -> None:
     """Say how this process stands.
 
     Args:
         standing: its gauges.
-        served: by model: the version that last answered, and when.
-        work: by model, what it has seen.
+        counts: what it has heard; what of that makes a gauge only together with other processes.
         waiting: messages in the queue whose work that is; None: it does not ask.
     """
     file = FOLDER / f"{os.getpid()}-{started(os.getpid())}{_ENDING}"
     said = {
         "at": time.time(),
         "standing": list(standing),
-        "served": served,
-        "work": {model: asdict(pace) for model, pace in work.items()},
+        "served": counts.served(),
+        "away": counts.away(),
+        "work": {model: asdict(pace) for model, pace in counts.work().items()},
         "waiting": waiting,
     }
     draft = file.with_suffix(".new")
@@ -81,12 +76,7 @@ def added_up(processes: Iterable[Mapping[str, Any]]) -> dict[str, dict[Key, floa
             known, key = found[name], tuple(labels)
             before = known.get(key, 0.0) if GAUGES[name].of_processes == "sum" else 0.0
             known[key] = before + value
-    latest: dict[str, tuple[float, str]] = {}
-    for said in processes:
-        for model, (version, at) in said["served"].items():
-            latest[model] = max(latest.get(model, (0.0, "")), (at, version))
-    for model, (_, version) in latest.items():
-        found["bridge_model_info"][model, version] = 1.0
+    found["bridge_model_info"], found["bridge_model_paused"] = _of_models(processes)
     asked = [said["waiting"] for said in processes if said["waiting"] is not None]
     if asked:
         work = [{model: Pace(**pace) for model, pace in said["work"].items()} for said in processes]
@@ -94,6 +84,22 @@ def added_up(processes: Iterable[Mapping[str, Any]]) -> dict[str, dict[Key, floa
             found["bridge_backlog_seconds"][(model,)] = seconds
     found["bridge_build_info"][(__version__,)] = 1.0
     return found
+
+
+def _of_models(
+    processes: Iterable[Mapping[str, Any]],
+) -> tuple[dict[Key, float], dict[Key, float]]:
+    """Which version each model's last answer was of, and how many have found it away since."""
+    latest: dict[str, tuple[float, str]] = {}
+    for said in processes:
+        for model, (version, at) in said["served"].items():
+            latest[model] = max(latest.get(model, (0.0, "")), (at, version))
+    paused: dict[Key, float] = {(model,): 0.0 for model in latest}
+    for said in processes:
+        for model, at in said["away"].items():
+            if at > latest.get(model, (0.0, ""))[0]:
+                paused[(model,)] = paused.get((model,), 0.0) + 1.0
+    return {(model, version): 1.0 for model, (_, version) in latest.items()}, paused
 
 
 class Gauges(Collector):

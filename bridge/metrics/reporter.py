@@ -34,6 +34,7 @@ class Reporter:
         asks: Iterable[Ask],
         *,
         asking: Callable[[], bool],
+        in_seconds: bool,
     ) -> None:
         """Nothing is said before `running`.
 
@@ -42,9 +43,11 @@ class Reporter:
             looks: give gauges of this process at once.
             asks: give gauges of the pool, from its servers; one gives `WAITING`.
             asking: whether this process is the one that asks.
+            in_seconds: what waits is also told in seconds of work.
         """
         self._counts = counts
         self._looks, self._asks, self._asking = list(looks), list(asks), asking
+        self._in_seconds = in_seconds
         self._answers: list[Standing] = []
         self._asked = -_ASK_EVERY_S
 
@@ -75,10 +78,9 @@ class Reporter:
             self._asked = time.monotonic()
         standing = [*self._counts.standing(), *self._answers]
         standing += [it for look in self._looks for it in look()]
-        waiting = [int(value) for name, _, value in self._answers if name == WAITING]
-        gauges.write(
-            standing, self._counts.served(), self._counts.work(), waiting[0] if waiting else None
-        )
+        found = [int(value) for name, _, value in self._answers if name == WAITING]
+        waiting = found[0] if found and self._in_seconds else None
+        gauges.write(standing, self._counts, waiting)
 
 
 async def _answer(ask: Ask) -> Iterable[Standing]:

@@ -39,6 +39,8 @@ class Watched:
         self.looks: list[Callable[[], Iterable[Standing]]] = []
         self.asks: list[Any] = []
         """See `bridge.metrics.reporter`."""
+        self.backlog = False
+        """A task is one message of a second or so: what waits can be told in seconds."""
 
 
 @asynccontextmanager
@@ -116,6 +118,12 @@ async def _counting(
     for part in (intake, *watched.parts):
         part.observer = counts
     broker.middlewares.append(OutsideTasks(counts, intake.shortcuts))
-    reporter = Reporter(counts, [at_hand, *watched.looks], [waiting, *watched.asks], asking=asking)
+    reporter = Reporter(
+        counts,
+        [at_hand, *watched.looks],
+        [waiting, *watched.asks],
+        asking=asking,
+        in_seconds=watched.backlog,
+    )
     async with reporter.running():
         yield

@@ -73,7 +73,7 @@ async def connect(state: TaskiqState) -> None:
     await training_broker.startup()
     exits.push_async_callback(training_broker.shutdown)
     watched = Watched([triton, batcher, payloads], triton.knows)
-    watched.subjects["ml_inference"] = _subject
+    watched.subjects["ml_inference"], watched.backlog = _subject, True
     watched.looks.append(lambda: _loads(batcher))
     await exits.enter_async_context(answering(broker, triton, watched))
 
