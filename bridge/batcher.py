@@ -22,6 +22,7 @@ from bridge.errors import (
     TritonRefusedError,
 )
 from bridge.lanes import Item, Lane, LaneKey, Model, Reply
+from bridge.observer import SILENT, Observer
 from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, join_rows, split_rows
 
@@ -54,6 +55,7 @@ class Batcher:
             delays_us: for how many microseconds at most the first rows of a batch may wait for
                 more, by model; by default for none.
         """
+        self.observer: Observer = SILENT
         self._send = send
         self._delays_us = delays_us or {}
         self._lanes: dict[LaneKey, Lane] = {}
@@ -66,6 +68,10 @@ class Batcher:
     def in_flight(self) -> int:
         """Batches that are out."""
         return len(self._batches)
+
+    def loads(self) -> dict[str, tuple[int, int]]:
+        """Of each model: batches that are out, and how many may be."""
+        return {name: (it.in_flight, it.limit.current) for name, it in self._models.items()}
 
     def appetite(self) -> int:
         """How many messages in hand keep every model busy that is in use; 0: none is.
@@ -236,10 +242,17 @@ class Batcher:
 
     async def _answers(self, lane: Lane, batch: Sequence[Item]) -> list[InferReply]:
         timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
-        reply = await self._send(
-            lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
-        )
-        return _scattered(reply, [item.rows for item in batch])
+        rows, started = [item.rows for item in batch], time.perf_counter()
+        self.observer.sent(lane.name, sum(rows), [started - item.since for item in batch])
+        version = None
+        try:
+            reply = await self._send(
+                lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
+            )
+            version = None if lane.version else reply.model_version
+        finally:
+            self.observer.answered(lane.name, version, time.perf_counter() - started)
+        return _scattered(reply, rows)
 
 
 def _of_its_content(error: BridgeError) -> bool:

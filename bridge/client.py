@@ -40,7 +40,7 @@ from bridge.errors import (
 )
 from bridge.handles import InferenceHandle, TaskHandle
 from bridge.jobs import Job
-from bridge.labels import DEADLINE, PRIORITY
+from bridge.labels import DEADLINE, PRIORITY, SENT_AT
 from bridge.messages import CONTENT_TYPE, MSGPACK
 from bridge.names import check_name
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
@@ -313,7 +313,7 @@ class BridgeClient:
     ) -> tuple[str, Waiter]:
         task_id = task_id or uuid.uuid4().hex
         waiter = self._replies.expect(task_id)  # before the task can possibly end
-        labels = {**labels, REPLY_TO: self._replies.token}
+        labels = {**labels, REPLY_TO: self._replies.token, SENT_AT: round(time.time(), 3)}
         if kind == "inference":  # tensors; a training's result stays readable to stock clients
             labels[CONTENT_TYPE] = MSGPACK
             if self._payloads is not None:

@@ -38,10 +38,10 @@ def pool_folder() -> Path:
     parent = os.getppid()
     # Process ids come again, in containers soon: with the time of its start a pool is itself alone.
     name = f"mlbridge-health-{os.getuid()}-"
-    folder = Path(tempfile.gettempdir()) / f"{name}{parent}-{_started(parent)}"
+    folder = Path(tempfile.gettempdir()) / f"{name}{parent}-{started(parent)}"
     for left in folder.parent.glob(f"{name}*"):  # by pools that were killed
-        pid, _, started = left.name.removeprefix(name).partition("-")
-        if not started or started != _started(pid):
+        pid, _, at = left.name.removeprefix(name).partition("-")
+        if not at or at != started(pid):
             shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
@@ -49,7 +49,7 @@ def pool_folder() -> Path:
     return folder
 
 
-def _started(pid: int | str) -> str:
+def started(pid: int | str) -> str:
     """When a process was started, in ticks since the machine was (proc(5)); "": it is gone."""
     try:
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
@@ -102,6 +102,11 @@ class Health:
             os.close(self._lock)
         if not list(self._folder.glob("*.json")):
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def serving(self) -> bool:
+        """Whether this process answers for the pool."""
+        return self._server is not None
 
     async def _run(self) -> None:
         while True:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
@@ -34,8 +34,9 @@ from bridge.errors import (
     UnknownTaskError,
     outcome_of,
 )
-from bridge.labels import deadline_of, retries_of
+from bridge.labels import deadline_of, retries_of, waited_of
 from bridge.messages import encode_result, read_labels
+from bridge.observer import SILENT, Observer
 from bridge.results import REPLY_TO, RedisResults
 from bridge.retries import Retries
 from bridge.settings import Settings
@@ -45,19 +46,6 @@ logger = logging.getLogger("bridge.intake")
 _AGAIN_S = 1.0
 _CLOCKS_S = 0.1  # a timer, which has another clock, may go off a little before the deadline
 _EXPIRED = "the task's deadline passed before it ended"
-
-
-class Observer(Protocol):
-    """What counts; `bridge.metrics.Counts` does."""
-
-    def ended(self, task: str, outcome: Outcome, seconds: float) -> None:
-        """A task has its record, and its message is acknowledged."""
-
-    def retried(self, task: str, error: BridgeError) -> None:
-        """A task comes back later."""
-
-    def dead_lettered(self, error: BridgeError) -> None:
-        """A message went to the dead letters."""
 
 
 class Intake:
@@ -70,7 +58,7 @@ class Intake:
         """Names of those that look themselves for whether they are cancelled."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
-        self.observer: Observer | None = None
+        self.observer: Observer = SILENT
         """Hears what becomes of messages."""
         self.cancelled = results.cancellations
         self.cancelled.listeners.append(self._stop)
@@ -102,6 +90,7 @@ class Intake:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
         self._running.add(task)
+        self.observer.received(len(delivery.body))
         try:
             message = self._read(delivery)
             if isinstance(message, TaskiqMessage):
@@ -161,10 +150,14 @@ class Intake:
         return message
 
     async def _take(self, message: TaskiqMessage, delivery: Delivery) -> bool:
+        if delivery.deliveries > 1:
+            self.observer.redelivered(message)
         if (delivery.redelivered or delivery.attempt > 1) and await self._results.is_result_ready(
             message.task_id
         ):
             await delivery.ack()  # it ended, and only its acknowledgement was lost
+            if message.task_id in self.cancelled:  # or it was cancelled in the queue
+                self.observer.ended(message, None, Outcome.CANCELLED, None)
             return True
         try:
             turn = self._turn(message, delivery)
@@ -175,9 +168,16 @@ class Intake:
         except PoisonousMessageError as error:
             await self._give_up(message, delivery, error)
             return True
+        if delivery.deliveries == 1 and delivery.attempt == 1:
+            waited_s = waited_of(message.labels, delivery.sent_at, time.time())
+            self.observer.taken(message, waited_s)
         shortcut = self.shortcuts.get(message.task_name)
         if shortcut is not None:
-            await self._run(message, shortcut, turn, delivery)
+            self.observer.begun(message)
+            try:
+                await self._run(message, shortcut, turn, delivery)
+            finally:
+                self.observer.left(message)
         elif self._broker.find_task(message.task_name) is not None:
             return False
         else:
@@ -235,15 +235,12 @@ class Intake:
                 logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
                 crashed = isinstance(error, BackendCrashedError)
                 await delivery.retry(wait_s, crashed=crashed)
-                if self.observer is not None:
-                    self.observer.retried(message.task_name, error)
+                self.observer.retried(message, error)
                 return
         await self._save(message, result)
         await self._tell("post_save", message, result)
         await delivery.ack()
-        if self.observer is not None:
-            took_s = time.perf_counter() - started
-            self.observer.ended(message.task_name, outcome_of(error), took_s)
+        self.observer.ended(message, value, outcome_of(error), time.perf_counter() - started)
 
     async def _go_on(self, value: Later | Dropped, delivery: Delivery) -> None:
         """A slice has ended, or could not begin; the task goes on with another message."""
@@ -296,7 +293,7 @@ class Intake:
         result = _result(message, None, error, 0.0)
         await self._save(message, result)
         await self._tell("post_save", message, result)  # its payloads have had their day
-        self._count(message, error)
+        self.observer.ended(message, None, outcome_of(error), None)
 
     async def _give_up(
         self, message: TaskiqMessage, delivery: Delivery, error: BridgeError
@@ -306,24 +303,18 @@ class Intake:
         await self._dead_letter(delivery, error)
         await self._save(message, _result(message, None, error, 0.0))
         await delivery.ack()
-        self._count(message, error)
+        self.observer.ended(message, None, outcome_of(error), None)
 
     async def _dead_letter(self, delivery: Delivery, error: BridgeError) -> None:
         await delivery.dead_letter(error)
-        if self.observer is not None:
-            self.observer.dead_lettered(error)
-
-    def _count(self, message: TaskiqMessage, error: Exception) -> None:
-        """A task that did not run has ended."""
-        if self.observer is not None:
-            name = message.task_name
-            known = name in self.shortcuts or self._broker.find_task(name) is not None
-            self.observer.ended(name if known else "unknown", outcome_of(error), 0.0)
+        self.observer.dead_lettered(error)
 
     async def _save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Returns only once the task has a record: this one, or one that came first."""
-        token = message.labels.get(REPLY_TO)
-        await self._results.save(message.task_id, encode_result(result), token)
+        token, value = message.labels.get(REPLY_TO), encode_result(result)
+        started = time.perf_counter()
+        await self._results.save(message.task_id, value, token)
+        self.observer.saved(len(value), time.perf_counter() - started)
 
     def _stop(self, task_id: str, now: bool) -> None:  # noqa: ARG002, FBT001 - what listeners get
         task = self._stoppable.get(task_id)

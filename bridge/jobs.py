@@ -21,6 +21,7 @@ and, by queue:
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -235,6 +236,15 @@ class Jobs:
             else:
                 found.append(job)
         return sorted(found, key=lambda job: -job.priority)
+
+    async def states(self) -> Counter[str]:
+        """How many run, wait (`queued`) or are paused."""
+        ids = await self._redis.smembers(self._all)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for task_id in ids:
+                pipe.hget(_keys(task_id.decode())[0], "state")
+            states = await pipe.execute() if ids else []
+        return Counter(state.decode() for state in states if state is not None)
 
     async def _run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         return await self._redis.register_script(script)(keys=keys, args=arguments)

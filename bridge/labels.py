@@ -23,6 +23,8 @@ PRIORITY = "priority"
 BATON = "bridge_baton"
 """Ours: the token under which a message that continues a task was written (`bridge.jobs`)."""
 
+SENT_AT = "sent_at"
+"""Ours: Unix time at which our client sent the task; nobody depends on it."""
 DELAY = "delay"
 """taskiq's own: seconds to wait before the task begins."""
 
@@ -30,6 +32,26 @@ _FALSE = {"false", "0", "no", "off"}
 _MOST_RETRIES = 1000
 _MOST_PRIORITY = 255  # of AMQP
 _MOST_DELAY_S = 1e9
+_MOST_WAITED_S = 30 * 86_400.0  # longer, and the label was not a time
+
+
+def waited_of(labels: dict[str, Any], sent_at: float | None, now: float) -> float | None:
+    """Seconds that a task was in the queue when it came for the first time, or None.
+
+    Args:
+        labels: the task's.
+        sent_at: Unix time, from the queue, where our own label is missing.
+        now: Unix time.
+    """
+    try:
+        sent_at = _number(labels, SENT_AT, least=0.0) or sent_at
+        delay_s = delay_of(labels)
+    except InvalidLabelError:
+        return None
+    if sent_at is None or BATON in labels:  # it goes on: only its first message was sent
+        return None
+    waited_s = max(0.0, now - sent_at - delay_s)  # clocks differ
+    return waited_s if waited_s < _MOST_WAITED_S else None
 
 
 def deadline_of(labels: dict[str, Any]) -> float | None:

@@ -6,6 +6,7 @@ sends a batch, nor messages or queues.
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -28,7 +29,7 @@ LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...], bool]
 class Item:
     """One caller's rows, waiting or out."""
 
-    __slots__ = ("deadline", "inputs", "reply", "rows", "timer")
+    __slots__ = ("deadline", "inputs", "reply", "rows", "since", "timer")
 
     def __init__(
         self, inputs: Mapping[str, Tensor], rows: int, deadline: float, reply: Reply
@@ -36,6 +37,7 @@ class Item:
         self.inputs = inputs
         self.rows = rows
         self.deadline = deadline
+        self.since = time.perf_counter()
         self.reply = reply
         self.timer = reply.get_loop().call_at(deadline, self._expire)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from bridge.errors import InvalidNameError
 
+CANDIDATE = ".candidate-"
+"""Between a model's name and a token: a model that is only tried."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 

@@ -31,6 +31,7 @@ from bridge.errors import (
     TritonUnavailableError,
     UnknownModelError,
 )
+from bridge.observer import SILENT, Observer
 from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
@@ -99,6 +100,7 @@ class TritonClient:
         self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
+        self.observer: Observer = SILENT
         self.on_crash: Callable[[str], None] = lambda _name: None
         """Called with a model whose process died; see `reload`."""
 
@@ -137,6 +139,10 @@ class TritonClient:
         """
         for server in self._servers:
             await self._check(server)
+
+    def knows(self, name: str) -> bool:
+        """Whether a server has told of the model, as far as is remembered."""
+        return any(name == known for known, _ in self._specs)
 
     async def model_spec(self, name: str, version: str = "", *, fresh: bool = False) -> ModelSpec:
         """What `name` takes and gives, from the cache unless `fresh`.
@@ -217,10 +223,12 @@ class TritonClient:
                 failure = _translated(error, server, name)
                 if isinstance(failure, (RestrictedError, TritonUnavailableError)):
                     raise failure from None
+                self.observer.loaded(name, "refused")
                 raise ModelLoadError(
                     f"Triton at {server.address} could not load {name!r}: {error.details()}"
                 ) from None
         self._forget(name)
+        self.observer.loaded(name, "loaded")
 
     async def unload(self, name: str) -> None:
         """Unload the model from every server.
@@ -256,6 +264,8 @@ class TritonClient:
             ):
                 await self._call(server, method, request(model_name=name), name, _LOAD_S)
             reloaded = True
+        if reloaded:
+            self.observer.loaded(name, "reloaded")
         return reloaded
 
     async def index(self) -> list[ModelState]:

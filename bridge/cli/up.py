@@ -3,12 +3,15 @@
 import asyncio
 import shlex
 import signal
+import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from bridge.cli.output import console, print_table
+from bridge.cli.output import Json, console, errors, print_json, print_table
 from bridge.embedded.stack import Part, QueueChoice, Stack
 from bridge.settings import load_settings
 
@@ -30,40 +33,68 @@ def up(
         QueueChoice,
         typer.Option(help="auto: RabbitMQ where it answers or is installed, else Redis Streams."),
     ] = QueueChoice.AUTO,
+    *,
+    json: Json = False,
 ) -> None:
     """Start whatever is missing of Triton, Redis, RabbitMQ and both worker pools.
 
     What already answers at RABBITMQ_HOST, REDIS_URL or TRITON_URL is used as it is. What is
     started listens on 127.0.0.1, and is gone when this command ends. Ctrl-C drains: workers
-    finish what they have in hand.
+    finish what they have in hand. Each worker pool tells Prometheus how it is on a port of its own:
+    the inference pool on BRIDGE_METRICS_PORT, where that is set.
 
     Example: `mlbridge up --workers 2`
     """
     try:
-        asyncio.run(_up(workers, training_workers, queue))
+        asyncio.run(_up(workers, training_workers, queue, json=json))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("stopped; nothing is left running")
+        _said(json).print("stopped; nothing is left running")
 
 
-async def _up(workers: int | None, training_workers: int, queue: QueueChoice) -> None:
+def _said(json: bool) -> Console:  # noqa: FBT001 - what typer gives
+    """Where to say what happens: not amid a JSON document."""
+    return errors if json else console
+
+
+async def _up(
+    workers: int | None, training_workers: int, queue: QueueChoice, *, json: bool
+) -> None:
     cancel_on_sigterm()
     stack = Stack(
         load_settings(),
         queue=queue,
         workers=workers,
         training_workers=training_workers,
-        on_change=_show_change,
+        on_change=partial(_show_change, _said(json)),
     )
     async with stack:
-        print_table(
-            "what runs where",
-            ("part", "address", "state", "pid"),
-            [(part.name, part.address, part.state, part.pid) for part in stack.parts],
-        )
-        console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
-        console.print(f"For other terminals:  . {_write_environment(stack)}", soft_wrap=True)
-        console.print("Ctrl-C drains and ends it.")
+        environment = _write_environment(stack)
+        if json:
+            parts = [_row(part) | {"log": part.log} for part in stack.parts]
+            print_json({"parts": parts, "environment": environment})
+            sys.stdout.flush()
+        else:
+            _show(stack, environment)
         await stack.watch(asyncio.Event())
+
+
+def _row(part: Part) -> dict[str, Any]:
+    return {
+        "part": part.name,
+        "address": part.address,
+        "state": part.state,
+        "pid": part.pid,
+        "metrics": part.metrics,
+    }
+
+
+def _show(stack: Stack, environment: Path) -> None:
+    rows = [_row(part) for part in stack.parts]
+    columns = ("part", "address", "state", "pid", "metrics")
+    print_table("what runs where", columns, [[row[it] for it in columns] for row in rows])
+    console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
+    console.print(f"For other terminals:  . {environment}", soft_wrap=True)
+    console.print("Ctrl-C drains and ends it.")
 
 
 def _write_environment(stack: Stack) -> Path:
@@ -81,5 +112,5 @@ def _write_environment(stack: Stack) -> Path:
     return path
 
 
-def _show_change(part: Part) -> None:
-    console.print(f"{part.name}: {part.state}", markup=False, highlight=False)
+def _show_change(where: Console, part: Part) -> None:
+    where.print(f"{part.name}: {part.state}", markup=False, highlight=False)

@@ -36,6 +36,8 @@ class Part:
     state: PartState
     server: Server | None = None
     """The process behind it; None if it was found."""
+    metrics: str | None = None
+    """URL that Prometheus scrapes, of a worker pool."""
 
     @property
     def own(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from bridge.embedded.parts import Part, PartState, rabbitmq_runs, redis_runs, triton_runs
+from bridge.embedded.ports import free_ports
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
 from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
@@ -221,11 +222,23 @@ class Stack:
             "inference": self.settings.taskiq_ml_queue,
             "training": self.settings.taskiq_ml_training_queue,
         }[kind]
+        host, port = self._metrics_address(kind)
+        environment |= {"BRIDGE_METRICS_HOST": host, "BRIDGE_METRICS_PORT": str(port)}
         pool = WorkerPool(self._state, kind, count, environment)
-        await self._start_part(f"{kind} worker", pool, f"{count} on {queue}")
+        metrics = f"http://{host}:{port}/metrics"
+        await self._start_part(f"{kind} worker", pool, f"{count} on {queue}", metrics)
 
-    async def _start_part(self, name: str, server: Server, address: str) -> None:
-        part = Part(name, address, PartState.STARTING, server)
+    def _metrics_address(self, kind: WorkerKind) -> tuple[str, int]:
+        """Each pool has a port of its own; the inference pool the one that is set."""
+        given = self._given.bridge_metrics_port if kind == "inference" else None
+        told = "bridge_metrics_host" in self._given.model_fields_set
+        host = self._given.bridge_metrics_host if told else "127.0.0.1"
+        return host, given or free_ports(1)[0]
+
+    async def _start_part(
+        self, name: str, server: Server, address: str, metrics: str | None = None
+    ) -> None:
+        part = Part(name, address, PartState.STARTING, server, metrics)
         self.parts.append(part)
         await self._bring_up(part, server)
 

@@ -21,6 +21,7 @@ from bridge.errors import (
     PayloadStoreError,
     PayloadTooLargeError,
 )
+from bridge.observer import SILENT, Observer
 from bridge.payloads.stores import Store
 from bridge.references import Reference, StoredTensor, new_key
 from bridge.settings import Settings
@@ -82,6 +83,7 @@ class Payloads:
         """
         self.threshold = settings.bridge_payload_threshold_bytes
         """A tensor with more bytes is worth a reference."""
+        self.observer: Observer = SILENT
         self._store = store
         self._shown = settings.payload_shown
         self._ttl_s = settings.payload_ttl_s
@@ -210,6 +212,7 @@ class Payloads:
         async with self._room:
             digest = await asyncio.to_thread(_sha256, data)
             await self._in_time(self._store.put(key, data))
+        self.observer.stored("out", len(data))
         return Reference(key, len(data), digest)
 
     async def _get(self, reference: Reference, *, as_bytes: bool) -> Any:
@@ -220,6 +223,7 @@ class Payloads:
                 raise PayloadMissingError(self._why_missing(reference))
             # Hashing and copying take as long as the network: not on the event loop.
             digest, data = await asyncio.to_thread(_examined, data, as_bytes)
+        self.observer.stored("in", reference.size)
         if digest != reference.sha256:
             raise PayloadMismatchError(
                 "the payload's SHA-256 is not what the reference says: it was changed after it "

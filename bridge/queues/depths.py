@@ -49,6 +49,21 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     return depths
 
 
+async def ready_messages(connection: AbstractConnection, name: str) -> int | None:
+    """Messages that wait in a queue of RabbitMQ, in no worker's hands; None: it is not there."""
+    return (await _depth(connection, name)).messages
+
+
+async def ready_entries(redis: Redis, name: str) -> int | None:
+    """Entries that wait in a stream, in no worker's hands; None: it is not there."""
+    try:
+        groups = await redis.xinfo_groups(name)
+        length = await redis.xlen(name)
+    except ResponseError:  # no such stream
+        return None
+    return max(0, int(length) - max((int(group["pending"]) for group in groups), default=0))
+
+
 async def _depth(connection: AbstractConnection, name: str) -> QueueDepth:
     channel = await connection.channel()  # a queue that is not there closes it
     try:

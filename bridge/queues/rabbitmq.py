@@ -27,6 +27,7 @@ from bridge.labels import delay_of
 from bridge.queues.acks import Acknowledger
 from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
+from bridge.queues.depths import ready_messages
 from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.lost import is_lost
@@ -185,6 +186,12 @@ class RabbitMQBroker(AioPikaBroker):
         if self.appetite is not None and self.appetite() == 0:
             return "paused: nothing that waits could be served"
         return f"not consuming {self._task_queues[0].name!r} from RabbitMQ at {self._where}"
+
+    async def waiting(self) -> dict[str, int]:
+        """Messages that no worker has in hand, by queue."""
+        name = self._task_queues[0].name
+        found = None if self.write_conn is None else await ready_messages(self.write_conn, name)
+        return {} if found is None else {name: found}
 
     async def _declare(self) -> None:
         if self.read_channel is not None:

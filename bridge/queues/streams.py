@@ -13,6 +13,7 @@ from taskiq_redis import RedisStreamBroker
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
+from bridge.queues.depths import ready_entries
 from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.results import RedisResults
 from bridge.settings import Settings
@@ -142,6 +143,11 @@ class StreamBroker(RedisStreamBroker):
         if self.appetite is not None and self.appetite() == 0:
             return "paused: nothing that waits could be served"
         return None
+
+    async def waiting(self) -> dict[str, int]:
+        """Entries that no worker has in hand, by stream."""
+        found = await ready_entries(self.results.redis, self.queue_name)
+        return {} if found is None else {self.queue_name: found}
 
     async def dead_letter(self, body: bytes, reason: BridgeError) -> None:
         """Add an entry with the reason to the dead-letter stream."""

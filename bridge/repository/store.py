@@ -37,7 +37,7 @@ from bridge.errors import (
     RepositoryWriteError,
     UnknownModelError,
 )
-from bridge.names import check_name
+from bridge.names import CANDIDATE, check_name
 from bridge.repository.disk import rename, sync, sync_tree, write
 from bridge.repository.readable import render_card
 from bridge.repository.signature import CONFIG, LABELS, Signature, render_config
@@ -153,7 +153,7 @@ class ModelRepository:
         check_model_id(model)
         self.check_signature(model, signature)
         token = uuid.uuid4().hex[:12]
-        candidate = Candidate(model, f"{model}.candidate-{token}", signature)
+        candidate = Candidate(model, f"{model}{CANDIDATE}{token}", signature)
         staging = self.root / f".staging-{token}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)

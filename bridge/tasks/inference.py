@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from bridge.names import check_name
 from bridge.outage import Outage
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
-from bridge.tasks.health import answering
+from bridge.tasks.health import Watched, answering
 from bridge.triton_client import TritonClient
 
 _REDIS_AGAIN_S = 1.0
@@ -72,7 +73,23 @@ async def connect(state: TaskiqState) -> None:
     broker.intake.cancelled.listeners.append(let_go)
     await training_broker.startup()
     exits.push_async_callback(training_broker.shutdown)
-    await exits.enter_async_context(answering(broker, triton))
+    watched = Watched([triton, batcher, payloads], triton.knows)
+    watched.subjects["ml_inference"], watched.backlog = _subject, True
+    watched.looks.append(lambda: _loads(batcher))
+    await exits.enter_async_context(answering(broker, triton, watched))
+
+
+def _subject(message: TaskiqMessage, value: Any) -> tuple[Any, Any]:
+    """What a message and its result call model and version."""
+    if isinstance(value, dict):
+        return value.get("model_name"), value.get("model_version")
+    return message.args[0] if message.args else message.kwargs.get("model_id"), None
+
+
+def _loads(batcher: Batcher) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    for model, (out, most) in batcher.loads().items():
+        yield "bridge_requests_in_flight", (model,), float(out)
+        yield "bridge_requests_limit", (model,), float(most)
 
 
 def _tell_of_crash(model: str) -> None:

@@ -39,7 +39,9 @@ from bridge.errors import (
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
 from bridge.labels import baton_of, continued, priority_of
-from bridge.tasks.health import answering
+from bridge.observer import Slice
+from bridge.repository import ModelRepository
+from bridge.tasks.health import Watched, answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
 from bridge.training.lease import Lease, Orders, is_orphan, worker_name
@@ -77,7 +79,29 @@ async def connect(state: TaskiqState) -> None:
         keep_swept(jobs, checkpoints, settings.bridge_checkpoint_keep_s),
     ):
         exits.callback(asyncio.create_task(background).cancel)
-    await exits.enter_async_context(answering(training_broker, triton))
+    repository = ModelRepository(settings.model_repository)
+    watched = Watched([triton], lambda name: name in repository.models())
+    watched.subjects["train_model"] = _subject
+    watched.asks.append(lambda: _states(jobs))
+    await exits.enter_async_context(answering(training_broker, triton, watched))
+
+
+def _subject(message: TaskiqMessage, value: Any) -> tuple[Any, Any]:
+    """What a message and its result call model and version."""
+    if isinstance(value, dict):
+        return value.get("model_name"), value.get("model_version")
+    try:
+        dataset_id, config, _ = _arguments(*message.args, **message.kwargs)
+    except TypeError:
+        return None, None
+    named = config.get("model_id") if isinstance(config, dict) else None
+    return named or dataset_id, None
+
+
+async def _states(jobs: Jobs) -> list[tuple[str, tuple[str, ...], float]]:
+    found = await jobs.states()
+    shown = {"running": "running", "queued": "waiting", "paused": "paused"}
+    return [("bridge_training_jobs", (name,), float(found[state])) for state, name in shown.items()]
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
@@ -183,7 +207,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         return _not_now(message, claim)
     lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
     try:
-        result = await _slice(training, lease, claim.slices, turn)
+        result = await _told_slice(training, lease, claim.slices, turn)
     except LeaseLostError as error:
         log.warning("task %s is left alone: %s", task_id, error)
         return Later(settings.bridge_training_lease_s)
@@ -240,6 +264,23 @@ def _not_now(message: TaskiqMessage, claim: Claim) -> Later | Dropped:
     return Later(instead=continued(message))  # a task of higher priority waits
 
 
+async def _told_slice(
+    training: run.Training, lease: Lease, number: int, turn: Turn
+) -> dict[str, Any] | None:
+    """A slice, of whose end is told."""
+    how: Slice = "failed"
+    try:
+        result = await _slice(training, lease, number, turn)
+        unfinished: Slice = "paused" if lease.pausing else "continued"
+        how = unfinished if result is None else "finished"
+    except TaskCancelledError:
+        how = "cancelled"
+        raise
+    finally:
+        training_broker.intake.observer.slice_ended(training.request.model_id, how)
+    return result
+
+
 async def _slice(
     training: run.Training, lease: Lease, number: int, turn: Turn
 ) -> dict[str, Any] | None:
@@ -248,7 +289,7 @@ async def _slice(
     mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm)
     running = (task_id, lease, orders)
     _running.append(running)
-    working = asyncio.create_task(training.go_on(mine, _saver(task_id)))
+    working = asyncio.create_task(training.go_on(mine, _saver(training)))
     watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
     giving_way = asyncio.create_task(_give_way(orders))
     if task_id in training_broker.intake.cancelled:  # while it was claimed
@@ -277,8 +318,11 @@ async def _give_way(orders: Orders) -> None:
     orders.stop.set()
 
 
-def _saver(task_id: str) -> Callable[[dict[str, Any]], Awaitable[None]]:
+def _saver(training: run.Training) -> Callable[[dict[str, Any]], Awaitable[None]]:
+    task_id, model = training.task_id, training.request.model_id
+
     async def save(progress: dict[str, Any]) -> None:
+        training_broker.intake.observer.progressed(model, progress)
         try:
             await training_broker.results.set_progress(
                 task_id, TaskProgress(state=TaskState.STARTED, meta=progress)

@@ -53,7 +53,7 @@ class Lease:
         self.token = token
         self.nudge = asyncio.Event()
         """Set: somebody may want something."""
-        self.lost = False
+        self.lost = self.pausing = False
         self._jobs, self._task_id, self._lease_s = jobs, task_id, lease_s
 
     async def keep(self, orders: Orders) -> None:
@@ -71,6 +71,7 @@ class Lease:
                     self.lost = True
                     return
                 if wanted == "pause":
+                    self.pausing = True
                     orders.stop.set()
             self.nudge.clear()
             try:

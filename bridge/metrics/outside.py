@@ -1,0 +1,31 @@
+"""Counts tasks that taskiq's own receiver runs: the intake only sees them go."""
+
+from collections.abc import Container
+from typing import Any
+
+from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq.exceptions import NoResultError
+
+from bridge.errors import outcome_of
+from bridge.observer import Observer
+
+
+class OutsideTasks(TaskiqMiddleware):
+    """Tells of the ends of tasks without a shortcut."""
+
+    def __init__(self, observer: Observer, shortcuts: Container[str]) -> None:
+        super().__init__()
+        self._observer, self._shortcuts = observer, shortcuts
+        self._ran: set[str] = set()
+
+    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Called only by who runs a task."""
+        if message.task_name not in self._shortcuts and not isinstance(result.error, NoResultError):
+            self._ran.add(message.task_id)
+
+    def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Called for every task that has a record; the intake tells of those that did not run."""
+        if message.task_id in self._ran:
+            self._ran.discard(message.task_id)
+            took_s = result.execution_time
+            self._observer.ended(message, None, outcome_of(result.error), took_s)
