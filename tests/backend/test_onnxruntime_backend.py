@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import httpx
 import ml_dtypes
 import numpy as np
 import pytest
@@ -236,16 +235,14 @@ async def test_bound_tensors_of_gathered_requests(
 
 
 async def test_each_instance_tells_what_it_runs_on(triton: TritonServer) -> None:
-    async with httpx.AsyncClient() as http:
-        text = (await http.get(triton.metrics_url)).text
-    (line,) = [
-        line
-        for line in text.splitlines()
-        if line.startswith("bridge_onnxruntime_session_info{") and 'model="double"' in line
-    ]
-    for label in ('device="cpu:0"', 'provider="CPUExecutionProvider"', 'version="1"'):
-        assert label in line
-    assert line.endswith(" 1")
+    (instance,) = [each for each in await triton.instances() if each["model"] == "double"]
+    assert instance.pop("instance").startswith("double_0")
+    assert instance == {
+        "model": "double",
+        "version": "1",
+        "device": "cpu:0",
+        "provider": "CPUExecutionProvider",
+    }
 
 
 @pytest.mark.parametrize(
