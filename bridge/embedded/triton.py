@@ -16,6 +16,9 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.embedded.leftovers import remove_scratch, remove_shared_memory
 from bridge.embedded.ports import free_ports
@@ -29,6 +32,8 @@ from bridge.repository import ModelRepository
 _INSTALL = "pip install 'taskiq-triton-bridge[embedded]', or set TRITON_URL to one that runs"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _CANNOT_LOAD = 127  # the dynamic linker's exit code
+_INSTANCE_METRIC = "bridge_onnxruntime_session_info"
+_INSTANCE_LABELS = ("model", "version", "instance", "device", "provider")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -81,6 +86,20 @@ class TritonServer(Server):
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    async def instances(self) -> list[dict[str, str]]:
+        """What the instances of ONNX models run on, as the backend tells Triton's metrics.
+
+        Returns:
+            For each: `model`, `version`, `instance`, `device` (as `cuda:0`), `provider`.
+        """
+        text = await asyncio.to_thread(_read, self.metrics_url)
+        return [
+            {name: sample.labels[name] for name in _INSTANCE_LABELS}
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == _INSTANCE_METRIC
+        ]
 
     def _command(self) -> list[str]:
         self._files = _find_files()
@@ -214,6 +233,12 @@ def _find_files() -> _Files:
     if not files.stub.is_file():
         raise RuntimeStartError(f"Triton's wheel has no Python backend for Python {_PYTHON}")
     return files
+
+
+def _read(url: str) -> str:
+    with urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server
+        text: str = answer.read().decode()
+    return text
 
 
 def _onnxruntime_backend() -> Path:
