@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bridge.cli.follow import follow_training
 from bridge.cli.memory import PeakMemory
 from bridge.cli.output import Json, errors, print_json, print_table
-from bridge.cli.train import follow
 from bridge.cli.up import cancel_on_sigterm
 from bridge.client import BridgeClient
 from bridge.embedded.stack import QueueChoice, Stack
@@ -100,7 +100,7 @@ async def _train(client: BridgeClient, epochs: int | None) -> dict[str, Any]:
     handle = await client.train(
         DATASET, {"architecture": "cnn"}, {} if epochs is None else {"epochs": epochs}
     )
-    trained = await follow(handle)
+    trained = await follow_training(client, handle, f"training {DATASET}")
     _say(f"live: {trained['model_name']} version {trained['model_version']}")
     return trained
 
