@@ -13,6 +13,7 @@ from bridge.cli.card import card
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.dlq import dlq
+from bridge.cli.follow import follow
 from bridge.cli.infer import infer
 from bridge.cli.logs import logs
 from bridge.cli.output import errors
@@ -58,6 +59,7 @@ app.command()(up)
 app.command()(worker)
 app.command()(infer)
 app.command()(train)
+app.command()(follow)
 app.command()(cancel)
 app.command()(pause)
 app.command()(resume)

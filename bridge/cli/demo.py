@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bridge.cli.follow import follow_training
 from bridge.cli.memory import PeakMemory
 from bridge.cli.output import Json, errors, print_json, print_table
-from bridge.cli.train import follow
 from bridge.cli.up import cancel_on_sigterm
 from bridge.client import BridgeClient
 from bridge.embedded.stack import QueueChoice, Stack
@@ -123,7 +123,7 @@ async def served_on(stack: Stack, model: str) -> list[dict[str, str]]:
 
 async def _train(client: BridgeClient, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     handle = await client.train(DATASET, {"architecture": "cnn"}, hyperparameters)
-    trained = await follow(handle)
+    trained = await follow_training(client, handle, f"training {DATASET}")
     _say(f"live: {trained['model_name']} version {trained['model_version']}")
     return trained
 

@@ -16,6 +16,7 @@ COMMANDS = [
     "worker",
     "infer",
     "train",
+    "follow",
     "cancel",
     "status",
     "models",
