@@ -27,6 +27,7 @@ from bridge.errors import (
 )
 from bridge.training.child import die_with
 from bridge.training.rendezvous import LOOPBACK, register
+from bridge.training.threads import processors
 
 Report = Callable[[str, dict[str, Any]], None]
 Stop = Callable[[], bool]
@@ -137,7 +138,7 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
             lines.put((kind, content))
 
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
+        torch.set_num_threads(max(1, (job.get("threads") or processors()) // world))
     try:
         work(job, report, stopping.is_set)
     except BridgeError as error:

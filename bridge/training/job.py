@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch  # noqa: F401 - before what needs it
+import torch
 
 from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.repository import Signature
@@ -124,6 +124,7 @@ def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:
         "task": examples.task,
         "rows": {"train": rows, "validation": len(examples.validation.inputs)},
         "hyperparameters": _used(parameters, rows),
+        "threads": torch.get_num_threads(),
         "libraries": _libraries(),
     }
 

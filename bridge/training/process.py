@@ -25,6 +25,7 @@ import psutil
 from bridge.errors import TrainingCrashedError, TrainingFailedError, error_class
 from bridge.repository import Signature
 from bridge.training.request import TrainingRequest
+from bridge.training.threads import environment
 
 Progress = dict[str, Any]
 
@@ -36,7 +37,14 @@ _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
 _SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
-_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished", "dataset_hash")
+_FOR_CHILD = (
+    "length_s",
+    "checkpoint_every_s",
+    "limit_s",
+    "finished",
+    "dataset_hash",
+    "threads",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +60,9 @@ class Outcome:
 
     plan: Plan
     result: dict[str, Any]
-    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
-    (as used), `training_s`, `timings`, `libraries`; `variant`, where one was asked for."""
+    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `threads`,
+    `hyperparameters` (as used), `training_s`, `timings`, `libraries`; `variant`, where one was
+    asked for."""
 
 
 @contextmanager
@@ -114,6 +123,8 @@ class Piece:
     """It is that of a trained network."""
     dataset_hash: str | None = None
     """What the data were when that was saved; other data are refused."""
+    threads: int | None = None
+    """With how many it computes; None: as many as there are processors."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it saves and ends at once."""
 
@@ -156,7 +167,7 @@ async def train_in_process(
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
     log_file = folder / LOG_FILE
-    process, lines, pipe = await _start(log_file)
+    process, lines, pipe = await _start(log_file, piece.threads)
     begun = asyncio.Event()
     sending = asyncio.create_task(_send(process, job, piece.stop, begun))
     limiting = asyncio.create_task(_limit(process.pid, piece.memory_bytes))
@@ -178,7 +189,7 @@ async def train_in_process(
 
 
 async def _start(
-    log_file: Path,
+    log_file: Path, threads: int | None
 ) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.BaseTransport]:
     """The process, and the pipe on which it reports."""
     reading, writing = os.pipe()
@@ -198,6 +209,7 @@ async def _start(
                 stdout=output,
                 stderr=output,
                 pass_fds=(writing,),
+                env=environment(threads),
                 start_new_session=True,  # so that it can be ended with all that it started
             )
     except BaseException:

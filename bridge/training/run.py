@@ -33,6 +33,7 @@ from bridge.training.process import (
     work_folder,
 )
 from bridge.training.request import TrainingRequest
+from bridge.training.threads import threads_for
 from bridge.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Turn:
     """Which slice it is."""
     worker: str = ""
     """Who has it, for people to read."""
+    at_once: int = 1
+    """How many trainings its pool runs at a time, on the same processors."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: save a checkpoint, and end."""
     confirm: Callable[[], Awaitable[None]] | None = None
@@ -126,6 +129,11 @@ class Training:
     ) -> Outcome | None:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
+        threads = threads_for(
+            turn.at_once,
+            self._settings.bridge_training_threads,
+            start.facts.get("threads") if start else None,
+        )
 
         async def keep(file: Path, facts: dict[str, Any]) -> Checkpoint:
             checkpoint = await self.checkpoints.keep(turn.token, file, facts)
@@ -141,7 +149,7 @@ class Training:
 
         async def checkpoint(file: Path, facts: dict[str, Any]) -> None:
             uploads.check()
-            uploads.add(file, facts)
+            uploads.add(file, {**facts, "threads": threads})
 
         piece = Piece(
             length_s=self._settings.bridge_training_slice_s,
@@ -151,6 +159,7 @@ class Training:
             resume=resume,
             finished=bool(start and start.facts.get("finished")),
             dataset_hash=start.facts.get("dataset_hash") if start else None,
+            threads=threads,
             stop=turn.stop,
         )
         listeners = Listeners(self._live.check, progress, checkpoint)
