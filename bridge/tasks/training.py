@@ -37,7 +37,6 @@ from bridge.errors import (
     LeaseLostError,
     TaskCancelledError,
     TaskExpiredError,
-    TrainingCrashedError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
@@ -49,6 +48,7 @@ from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
 from bridge.training.request import parse_request
+from bridge.training.run import GOES_ON
 from bridge.training.sweeper import keep_swept
 from bridge.training.threads import pool_size
 from bridge.triton_client import TritonClient
@@ -200,7 +200,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     except TritonUnavailableError as error:
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
         return Later(_NO_TRITON_S)
-    except (TrainingCrashedError, CheckpointError) as error:
+    except GOES_ON as error:
         if not training.progressed:
             raise
         log.warning("task %s goes on from its checkpoint: %s", task_id, error)

@@ -22,9 +22,17 @@ from typing import Any
 
 import psutil
 
-from bridge.errors import TrainingCrashedError, TrainingFailedError, error_class
+from bridge.errors import (
+    MachineMemoryError,
+    TrainingCrashedError,
+    TrainingFailedError,
+    TrainingMemoryError,
+    error_class,
+)
 from bridge.repository import Signature
+from bridge.training.failures import LESS_MEMORY
 from bridge.training.request import TrainingRequest
+from bridge.training.room import kernel_kills
 from bridge.training.threads import environment
 
 Progress = dict[str, Any]
@@ -156,7 +164,8 @@ async def train_in_process(
         None: it is not trained yet, and its last checkpoint says how far it is.
 
     Raises:
-        TrainingError: what the process reported, or `TrainingCrashedError` if it died.
+        TrainingError: what the process reported; if it died, `TrainingCrashedError`, or
+            `TrainingMemoryError` if that was for its memory.
     """
     job = {
         "request": request.model_dump(mode="json"),
@@ -167,6 +176,7 @@ async def train_in_process(
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
     log_file = folder / LOG_FILE
+    kills = kernel_kills()
     process, lines, pipe = await _start(log_file, piece.threads)
     begun = asyncio.Event()
     sending = asyncio.create_task(_send(process, job, piece.stop, begun))
@@ -180,10 +190,15 @@ async def train_in_process(
         pipe.close()
         await _end(process)
     if limiting.done() and not limiting.cancelled():
-        raise TrainingFailedError(limiting.result())
+        raise TrainingMemoryError(limiting.result())
     if piece.stop.is_set() and not begun.is_set():
         return None
     if not done or status != 0:
+        if status == -signal.SIGKILL and kernel_kills() > kills:
+            raise MachineMemoryError(
+                f"{_epitaph(status, log_file)}\nThe machine, or its container, had no memory left; "
+                f"{LESS_MEMORY}, train less at a time, or give it more"
+            )
         raise TrainingCrashedError(_epitaph(status, log_file))
     return outcome
 
@@ -247,7 +262,7 @@ async def _limit(pid: int, memory_bytes: int | None) -> str:
         os.killpg(pid, signal.SIGKILL)
     return (
         f"the training process had {found:,} bytes in memory; BRIDGE_TRAINING_MEMORY_BYTES allows "
-        f"{memory_bytes:,}: use a smaller batch_size or network, or raise it"
+        f"{memory_bytes:,}; {LESS_MEMORY}, or raise it"
     )
 
 
@@ -305,8 +320,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _epitaph(status: int, log_file: Path) -> str:
     if status < 0:
         how = f"was killed by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            how += " (the machine may have run out of memory)"
     else:
         how = f"ended with status {status}"
     with contextlib.suppress(OSError):

@@ -18,7 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import CheckpointError, TrainingCrashedError
+from bridge.errors import (
+    CheckpointError,
+    DeviceFailedError,
+    TrainingCrashedError,
+    TrainingMemoryError,
+)
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.golive import GoLive, Triton
@@ -37,6 +42,9 @@ from bridge.training.threads import threads_for
 from bridge.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
+
+GOES_ON = (TrainingCrashedError, TrainingMemoryError, DeviceFailedError, CheckpointError)
+"""After which a training goes on from its checkpoint, in a new process, if there is a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +176,7 @@ class Training:
                 outcome = await train_in_process(
                     self.request, folder, self._settings.dataset_root, piece, listeners
                 )
-            except (
-                TrainingCrashedError,
-                CheckpointError,
-            ):  # of what it saved, something may still be on its way
+            except GOES_ON:  # of what it saved, something may still be on its way
                 with contextlib.suppress(CheckpointError):
                     await uploads.finish()
                 raise
