@@ -31,6 +31,7 @@ from bridge.errors import (
 )
 from bridge.repository import Signature
 from bridge.training.failures import LESS_MEMORY
+from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.room import kernel_kills
 from bridge.training.threads import environment
@@ -51,6 +52,7 @@ _FOR_CHILD = (
     "limit_s",
     "finished",
     "dataset_hash",
+    "begun",
     "threads",
 )
 
@@ -131,6 +133,10 @@ class Piece:
     """It is that of a trained network."""
     dataset_hash: str | None = None
     """What the data were when that was saved; other data are refused."""
+    ancestor: Ancestor | None = None
+    """What it begins with, where that is a published version."""
+    begun: dict[str, Any] | None = None
+    """What the first slice said of the weights that it began with."""
     threads: int | None = None
     """With how many it computes; None: as many as there are processors."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -173,6 +179,7 @@ async def train_in_process(
         "folder": str(folder),
         "parent_pid": os.getpid(),
         "resume": piece.resume and str(piece.resume),
+        "ancestor": piece.ancestor and piece.ancestor.to_json(),
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
     log_file = folder / LOG_FILE

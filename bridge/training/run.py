@@ -37,6 +37,7 @@ from bridge.training.process import (
     train_in_process,
     work_folder,
 )
+from bridge.training.published import Ancestor, find_ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.threads import threads_for
 from bridge.training.uploads import Uploads
@@ -132,11 +133,24 @@ class Training:
         await self.checkpoints.drop()
         return result
 
+    def _ancestor(self) -> Ancestor | None:
+        """The published version that the training begins with, if it asks for one.
+
+        Raises:
+            InvalidTrainingRequestError: there is none that it can begin with.
+        """
+        asked = self.request.model
+        if asked.from_model is None:
+            return None
+        root = self._settings.model_repository
+        return find_ancestor(root, asked.from_model, asked.from_version, asked.architecture)
+
     async def _train(
         self, turn: Turn, folder: Path, on_progress: Callable[[Progress], Awaitable[None]]
     ) -> Outcome | None:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
+        begun = start.facts.get("weights") if start else None
         threads = threads_for(
             turn.at_once,
             self._settings.bridge_training_threads,
@@ -167,6 +181,8 @@ class Training:
             resume=resume,
             finished=bool(start and start.facts.get("finished")),
             dataset_hash=start.facts.get("dataset_hash") if start else None,
+            ancestor=self._ancestor() if begun is None else None,
+            begun=begun,
             threads=threads,
             stop=turn.stop,
         )
