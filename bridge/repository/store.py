@@ -11,6 +11,7 @@ Layout (Triton's own):
     <root>/<model>/<n>/model.onnx          a version; never changes once it is there
     <root>/<model>/<n>/card.json           what it is, and which task made it
     <root>/<model>/<n>/card.md             the same, for people
+    <root>/<model>/<n>/weights.safetensors what its network learned, where a training made it
     <root>/<model>/.withdrawn-<n>/         keeps the number of a refused version from coming back
     <root>/<model>.candidate-<token>/      a whole model under a name that nobody calls
 
