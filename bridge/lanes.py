@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from bridge.errors import BridgeError, InferenceTimeoutError
 from bridge.limit import Limit
@@ -28,7 +29,7 @@ LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...], bool]
 class Item:
     """One caller's rows, waiting or out."""
 
-    __slots__ = ("deadline", "inputs", "reply", "rows", "timer")
+    __slots__ = ("deadline", "inputs", "mark", "reply", "rows", "timer")
 
     def __init__(
         self, inputs: Mapping[str, Tensor], rows: int, deadline: float, reply: Reply
@@ -37,6 +38,8 @@ class Item:
         self.rows = rows
         self.deadline = deadline
         self.reply = reply
+        self.mark: Any = None
+        """Of the caller's span, if it is traced."""
         self.timer = reply.get_loop().call_at(deadline, self._expire)
 
     def _expire(self) -> None:

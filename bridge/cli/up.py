@@ -30,6 +30,10 @@ def up(
         QueueChoice,
         typer.Option(help="auto: RabbitMQ where it answers or is installed, else Redis Streams."),
     ] = QueueChoice.AUTO,
+    *,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Also a Taskiq Dashboard, told of every task.")
+    ] = False,
 ) -> None:
     """Start whatever is missing of Triton, Redis, RabbitMQ and both worker pools.
 
@@ -40,18 +44,21 @@ def up(
     Example: `mlbridge up --workers 2`
     """
     try:
-        asyncio.run(_up(workers, training_workers, queue))
+        asyncio.run(_up(workers, training_workers, queue, dashboard=dashboard))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped; nothing is left running")
 
 
-async def _up(workers: int | None, training_workers: int, queue: QueueChoice) -> None:
+async def _up(
+    workers: int | None, training_workers: int, queue: QueueChoice, *, dashboard: bool
+) -> None:
     cancel_on_sigterm()
     stack = Stack(
         load_settings(),
         queue=queue,
         workers=workers,
         training_workers=training_workers,
+        dashboard=dashboard,
         on_change=_show_change,
     )
     async with stack:
