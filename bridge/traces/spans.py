@@ -18,10 +18,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from taskiq import TaskiqMessage
 
 from bridge.errors import error_text, outcome_of
+from bridge.labels import BATON
 from bridge.tracing import Metadata
 
-SENT_AT = "bridge_sent_at"
-"""Label: when a traced task was sent, Unix time."""
+SENT_AT = "sent_at"
+"""Label: when the task was sent, Unix time."""
 
 _W3C = TraceContextTextMapPropagator()
 _FIELDS = ("traceparent", "tracestate")
@@ -120,14 +121,14 @@ class Spans:
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(span))
         message.labels.update(carrier)
-        message.labels[SENT_AT] = round(time.time(), 6)
+        message.labels.setdefault(SENT_AT, round(time.time(), 3))
         return span
 
     def begin_processing(self, message: TaskiqMessage, system: str, queue: str) -> Span:
         """A consumer's span, open from here on in this task of the event loop."""
         attributes = _messaging("process", message, system, queue)
         sent_at = message.labels.get(SENT_AT)
-        if isinstance(sent_at, int | float):
+        if isinstance(sent_at, int | float) and BATON not in message.labels:
             attributes["bridge.queue_seconds"] = round(max(0.0, time.time() - sent_at), 6)
         span = self._tracer.start_span(
             f"process {queue}",
