@@ -23,6 +23,7 @@ from pydantic_settings import SettingsConfigDict
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
 from bridge.mistyped import mistyped
+from bridge.telemetry_settings import TelemetrySettings
 from bridge.training_settings import TrainingSettings
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
@@ -36,7 +37,7 @@ TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part
 """The fields of each part's certificate files; an empty variable is an unset one."""
 
 
-class Settings(TrainingSettings):
+class Settings(TrainingSettings, TelemetrySettings):
     """Everything that can be set from outside; every variable is optional.
 
     A field's environment variable is its name in capitals.
@@ -212,6 +213,18 @@ class Settings(TrainingSettings):
     def tls_files(self, part: Part) -> TlsFiles:
         """The certificate files for the connection to a part."""
         return TlsFiles(*(getattr(self, name) for name in TLS_FILES[part]))
+
+    @property
+    def secrets(self) -> set[str]:
+        """Every secret text of these settings: to be covered in logs, never for showing."""
+        texts = {
+            value.get_secret_value()
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), SecretStr)
+        }
+        passwords = {urlsplit(text).password for text in texts if "://" in text}
+        texts = {text for text in texts if "://" not in text}
+        return texts | {quote(text, safe="") for text in texts} | {it for it in passwords if it}
 
     @property
     def payload_ttl_s(self) -> int:

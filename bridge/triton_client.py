@@ -7,6 +7,7 @@ gRPC with Triton's model-repository extension, from tritonclient's generated stu
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Any, Self
 
 import grpc
@@ -36,6 +37,7 @@ from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor, TensorSpec
+from bridge.tracing import tracer
 from bridge.triton_errors import triton_error
 
 ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
@@ -157,7 +159,8 @@ class TritonClient:
         if not fresh and key in self._specs:
             return self._specs[key]
         if key not in self._fetches:
-            self._fetches[key] = asyncio.create_task(self._fetch_spec(name, version))
+            fetch = self._fetch_spec(name, version)
+            self._fetches[key] = asyncio.create_task(fetch, context=Context())  # many share it
             self._fetches[key].add_done_callback(lambda _: self._fetches.pop(key, None))
         return await asyncio.shield(self._fetches[key])
 
@@ -195,7 +198,8 @@ class TritonClient:
             request.raw_input_contents.append(tensor.data)
 
         async def ask(server: _Server) -> Any:
-            answer = await server.stub.ModelInfer(request, timeout=timeout_s)
+            with tracer().asking(server.address, name) as metadata:
+                answer = await server.stub.ModelInfer(request, timeout=timeout_s, metadata=metadata)
             server.died.pop(name, None)
             return answer
 

@@ -50,6 +50,8 @@ class TritonServer(Server):
         models: which to load at each start; by default all that the repository holds; not what
             a publisher that died left there. One that cannot be loaded does not stop the others.
         ports: of gRPC, HTTP and metrics; free ones by default.
+        traces_url: where its OpenTelemetry spans go, `http://host:4318/v1/traces`; they belong to
+            the trace that a request's `traceparent` names.
     """
 
     name = "triton"
@@ -64,8 +66,10 @@ class TritonServer(Server):
         *,
         models: Sequence[str] | None = None,
         ports: tuple[int, int, int] | None = None,
+        traces_url: str | None = None,
     ) -> None:
         super().__init__(state)
+        self._traces_url = traces_url
         self.repository = repository.resolve()
         self.admin_key = secrets.token_urlsafe(32)
         self.grpc_port, self.http_port, self.metrics_port = ports or free_ports(3)
@@ -128,6 +132,7 @@ class TritonServer(Server):
             f"--metrics-port={self.metrics_port}",
             f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
             f"--http-restricted-api={_RESTRICTED}:{key}",
+            *_tracing(self._traces_url),
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -207,6 +212,13 @@ class _Files:
     python_backend: Path
     stub: Path
     onnxruntime_backend: Path
+
+
+def _tracing(url: str | None) -> list[str]:
+    if url is None:
+        return []
+    settings = ("mode=opentelemetry", "rate=1", "level=TIMESTAMPS", f"opentelemetry,url={url}")
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 _ignored = shutil.ignore_patterns("__pycache__")

@@ -7,6 +7,7 @@ Enters: delivery tags, in the order of delivery, and which of them are done. Lea
 import asyncio
 import itertools
 import logging
+from contextvars import Context
 
 from aiormq.abc import AbstractChannel
 
@@ -70,7 +71,7 @@ class Acknowledger:
             self._timer.cancel()
             self._timer = None
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+            self._flushing = asyncio.create_task(self._flush(), context=Context())
 
     async def _flush(self) -> None:
         try:

@@ -18,6 +18,7 @@ from taskiq import (
 from taskiq.exceptions import NoResultError
 from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge import log_lines
 from bridge.batcher import Batcher, Send
 from bridge.broker import broker, settings, training_broker
 from bridge.channels import REDIS_LOST
@@ -34,6 +35,9 @@ from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
 from bridge.tasks.health import Watched, answering
 from bridge.triton_client import TritonClient
+
+if broker.is_worker_process:
+    log_lines.write(settings.bridge_log_format, settings.secrets)
 
 _REDIS_AGAIN_S = 1.0
 _LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows

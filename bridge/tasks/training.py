@@ -26,6 +26,7 @@ from taskiq import (
 )
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
+from bridge import log_lines
 from bridge.broker import settings, training_broker
 from bridge.channels import REDIS_LOST, listen
 from bridge.courtesy import is_busy, until_busy
@@ -56,6 +57,9 @@ from bridge.training.threads import pool_size
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
+
+if training_broker.is_worker_process:
+    log_lines.write(settings.bridge_log_format, settings.secrets)
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
