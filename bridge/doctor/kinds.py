@@ -196,8 +196,8 @@ _NOTES = {
     "consumer-timeout-unknown": (
         "RabbitMQ's consumer_timeout cannot be read from here",
         (
-            "compare it with BRIDGE_TRAINING_SLICE_S by hand: rabbitmqctl environment | grep "
-            "consumer_timeout (30 minutes unless set)"
+            "compare what `rabbitmqctl environment` says (30 minutes unless set) with "
+            "BRIDGE_TRAINING_SLICE_S by hand"
         ),
     ),
     "prefetch-below-concurrency": (
