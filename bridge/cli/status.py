@@ -50,7 +50,8 @@ def status(
 ) -> None:
     """Show what is up, what waits, who consumes and how fast models answer; or one task.
 
-    The exit code is 1 when a part is missing, or the task failed or is unknown.
+    The exit code is 1 when a part is missing (with --watch: was at last), or the task failed or
+    is unknown.
 
     Rates of queues come from RabbitMQ's management API (RABBITMQ_MANAGEMENT_URL), where there is
     one; workers and p50/p99 from worker pools with a BRIDGE_METRICS_PORT (BRIDGE_WORKER_URLS).
@@ -66,13 +67,10 @@ def status(
         print_json(found) if json else _show_task(found)
         raise typer.Exit(0 if found["state"] in _WELL else _EXIT_MISSING)
     settings = load_settings()
-    try:
-        if watch:
-            missing = asyncio.run(_watch(settings, every_s, json=json))
-        else:
-            missing = asyncio.run(_look_once(settings, window_s, json=json))
-    except KeyboardInterrupt:
-        raise typer.Exit from None
+    if watch:
+        missing = asyncio.run(_watch(settings, every_s, json=json))
+    else:
+        missing = asyncio.run(_look_once(settings, window_s, json=json))
     raise typer.Exit(_EXIT_MISSING if missing else 0)
 
 
@@ -87,12 +85,12 @@ async def _look_once(settings: Settings, window_s: float, *, json: bool) -> bool
 
 
 async def _watch(settings: Settings, every_s: float, *, json: bool) -> bool:
-    """Look again and again; whether something was missing at the last, when SIGTERM ended it."""
+    """Look again and again until Ctrl-C or SIGTERM; whether something was missing at the last."""
     cancel_on_sigterm()
     live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
-    samples = await take_samples(settings)
     missing = False
     with contextlib.suppress(asyncio.CancelledError), live or contextlib.nullcontext():
+        samples = await take_samples(settings)
         while True:
             overview, samples = await look(settings, samples, window_s=every_s)
             missing = bool(overview.missing)
