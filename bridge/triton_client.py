@@ -283,6 +283,20 @@ class TritonClient:
         reply = await self._call(server, server.stub.RepositoryIndex, request, "")
         return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
 
+    async def server_version(self) -> str:
+        """Triton's version, of one server: "2.51.0"."""
+        server = self._servers.candidates()[0]
+        request = service_pb2.ServerMetadataRequest()
+        reply = await self._call(server, server.stub.ServerMetadata, request, "")
+        return str(reply.version)
+
+    async def config(self, name: str, version: str = "") -> Any:
+        """A served model's `ModelConfig` message, of one server."""
+        server = self._servers.candidates()[0]
+        request = service_pb2.ModelConfigRequest(name=name, version=version)
+        reply = await self._call(server, server.stub.ModelConfig, request, name)
+        return reply.config
+
     async def statistics(self, name: str = "") -> list[Any]:
         """`ModelStatistics` messages of every server, for one model or all."""
         request = service_pb2.ModelStatisticsRequest(name=name)

@@ -10,7 +10,9 @@ from typing import Literal
 
 from bridge.dashboard import DashboardReporter
 from bridge.queues.depths import QueueDepth, queue_depths
+from bridge.queues.existing import Existing, Found, compare
 from bridge.queues.letters import Letters
+from bridge.queues.management import Management, NodeFigures, QueueFigures
 from bridge.queues.rabbit_letters import rabbit_letters
 from bridge.queues.rabbitmq import RabbitMQBroker
 from bridge.queues.stream_letters import stream_letters
@@ -18,7 +20,20 @@ from bridge.queues.streams import StreamBroker
 from bridge.settings import Settings
 from bridge.traces import TracesMiddleware
 
-__all__ = ["Broker", "Kind", "QueueDepth", "build_broker", "open_letters", "queue_depths"]
+__all__ = [
+    "Broker",
+    "Existing",
+    "Found",
+    "Kind",
+    "Management",
+    "NodeFigures",
+    "QueueDepth",
+    "QueueFigures",
+    "build_broker",
+    "compare",
+    "open_letters",
+    "queue_depths",
+]
 
 Kind = Literal["inference", "training"]
 Broker = RabbitMQBroker | StreamBroker
