@@ -3,12 +3,14 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3 2>/dev/nu
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+GPU_VENV ?= .venv-gpu
+GPU_INSTALLED := $(GPU_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench bench-train chaos check format clean
+.PHONY: help setup demo test fuzz bench bench-train gpu-check gpu-rehearsal chaos check format clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: $(INSTALLED)  ## Create .venv with everything for development and tests
 
@@ -41,6 +43,25 @@ bench: $(INSTALLED)  ## Measure beside Celery, Dramatiq and stock taskiq; ARGS="
 bench-train: $(INSTALLED)  ## Measure training beside the same by hand; ARGS="recovery" for a part
 	$(BIN)/python -P benchmarks/train.py $(or $(ARGS),--publish)
 
+# Asks for the GPU before it installs gigabytes. Without ARGS into docs/gpu.md; exit code 2: no GPU.
+gpu-check:  ## On a machine with an NVIDIA GPU: see that it is used, and measure
+	$(PYTHON) -P benchmarks/bridgebench/gpu/presence.py
+	$(MAKE) $(GPU_INSTALLED)
+	$(GPU_VENV)/bin/python -P benchmarks/gpu.py $(or $(ARGS),--publish)
+
+gpu-rehearsal: $(INSTALLED)  ## The same on processors, with small models; no figures
+	$(BIN)/python -P benchmarks/gpu.py --rehearse
+
+# onnxruntime and onnxruntime-gpu are the same folder: one has to go before the other comes.
+$(GPU_INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(GPU_VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[demo,bench]'
+	$(GPU_VENV)/bin/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	$(GPU_VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[gpu]'
+	scripts/ensure-libpython $(GPU_VENV)/bin/python
+	touch $@
+
 # Without ARGS a short run, for about a minute. The long form, for hours, into docs/chaos.md:
 # make chaos ARGS="--faults 1000 --tasks 200000 --longest-s 10 --publish"
 chaos: $(INSTALLED)  ## Break everything under load; no task may be lost; ARGS="--seed 7"
@@ -57,4 +78,4 @@ format: $(INSTALLED)  ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove what the targets made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -17,7 +17,8 @@ sys.path.insert(0, str(_HERE))
 # gRPC tells of each child process that is started beside it; none of them uses its channels.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from bridgebench.gpu.presence import EXIT_NO_GPU, NoGpuError, find_gpus  # noqa: E402 - see above
+from bridgebench.gpu.needs import require_gpu  # noqa: E402 - found by the line above
+from bridgebench.gpu.presence import EXIT_NO_GPU, NoGpuError  # noqa: E402
 
 _DOCS = _HERE.parent / "docs"
 _EXIT_NOT_USED = 1
@@ -47,7 +48,7 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
     if rehearse and into_docs:
         raise typer.BadParameter("a rehearsal has no figures to publish")
     try:
-        gpus = [] if rehearse else _require_gpu()
+        gpus = [] if rehearse else require_gpu()
     except NoGpuError as error:
         _say(f"{error}.\nThe same on processors, as a rehearsal: make gpu-rehearsal")
         raise typer.Exit(EXIT_NO_GPU) from None
@@ -63,7 +64,7 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
             nets.cnn(nets.CnnSize(32, (1, 1), 8)),
             nets.encoder(nets.EncoderSize(1000, 16, 2, 64, 4)),
         ]
-        plan = Plan(small, (1, 8), 1, 0.2, 1, gpu=False)
+        plan = Plan(small, (1, 8), 1, 0.2, 1, gpu=False, rows_in_flight=32)
         training = {"precision": "bf16-mixed", "epochs": 1}
         _say("a rehearsal on processors: no GPU is used")
     else:
@@ -77,13 +78,6 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
         publish(check.out, _DOCS / "gpu.md", GPU)
     _say(f"written to {os.path.relpath(check.out)}")
     raise typer.Exit(0 if used else _EXIT_NOT_USED)
-
-
-def _require_gpu() -> list[object]:
-    find_gpus()  # before anything large is imported
-    from bridgebench.gpu.session import require_gpu  # noqa: PLC0415
-
-    return require_gpu()
 
 
 def _say(text: str) -> None:

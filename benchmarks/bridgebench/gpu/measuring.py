@@ -26,7 +26,6 @@ from bridgebench.gpu.nets import Net
 
 WAYS = {"process": "ONNX Runtime in-process", "direct": "direct gRPC", "queue": "through the queue"}
 _THREADS = 2  # one copies while the other computes
-_ROWS_IN_FLIGHT = 512
 _LEAST_IN_FLIGHT, _MOST_IN_FLIGHT = 4, 256
 _ONE_INSTANCE = "instance_group [ { count: 1 } ]"
 _TOLERANCE = 0.05  # of FP16 through a hundred layers, where batches are computed by other kernels
@@ -45,6 +44,8 @@ class Plan:
     """Of each model in Triton."""
     gpu: bool
     """Else processors: a rehearsal."""
+    rows_in_flight: int = 512
+    """In all requests that wait for an answer; as many as keep a GPU busy."""
 
 
 Rates = dict[str, dict[int, dict[str, list[float]]]]
@@ -152,15 +153,17 @@ async def measure(plan: Plan, settings: Settings, say: Callable[[str], None]) ->
                         await asyncio.to_thread(own[net.name].rows_per_s, rows, plan.seconds)
                     )
                     for way, call in calls.items():
-                        loop = await side_by_side(call, in_flight(batch), plan.seconds)
+                        loop = await side_by_side(
+                            call, in_flight(batch, plan.rows_in_flight), plan.seconds
+                        )
                         found[way].append(loop.per_s * batch)
                 say(f"  {repetition + 1}/{plan.repetitions} {net.title}: {_shown(rates[net.name])}")
     return rates
 
 
-def in_flight(batch: int) -> int:
-    """Requests of so many rows that keep a GPU busy."""
-    return max(_LEAST_IN_FLIGHT, min(_MOST_IN_FLIGHT, _ROWS_IN_FLIGHT // batch))
+def in_flight(batch: int, rows: int) -> int:
+    """How many requests of `batch` rows each make so many rows."""
+    return max(_LEAST_IN_FLIGHT, min(_MOST_IN_FLIGHT, rows // batch))
 
 
 async def _compare(wanted: Array, calls: dict[str, Call]) -> None:

@@ -24,10 +24,11 @@ class Check:
     passed: bool
 
 
-def check_instances(instances: Sequence[dict[str, str]], wanted: str) -> Check:
+def check_instances(what: str, instances: Sequence[dict[str, str]], wanted: str) -> Check:
     """Whether each instance runs where it shall.
 
     Args:
+        what: happened with them.
         instances: as `TritonServer.instances` gives them.
         wanted: the beginning of the device: `cuda:`, `cpu:`.
     """
@@ -37,10 +38,10 @@ def check_instances(instances: Sequence[dict[str, str]], wanted: str) -> Check:
         and each["provider"].startswith("CPU" if wanted == "cpu:" else ("CUDA", "Tensorrt"))
         for each in instances
     )
-    return Check("Triton's sessions", "; ".join(seen) or "none", right)
+    return Check(f"Triton's sessions, {what}", "; ".join(seen) or "none", right)
 
 
-def check_usage(what: str, grown_mb: float, utilisation: float, least_mb: float) -> list[Check]:
+def check_usage(what: str, *, grown_mb: float, utilisation: float, least_mb: float) -> list[Check]:
     """Whether a GPU held something, and computed.
 
     Args:

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import orjson
 import torch
 from pydantic import SecretStr
@@ -30,7 +29,7 @@ from bridgebench import pages
 from bridgebench.findings import Report
 from bridgebench.gpu import report
 from bridgebench.gpu.measuring import Plan, measure
-from bridgebench.gpu.presence import Gpu, NoGpuError, find_gpus
+from bridgebench.gpu.presence import Gpu
 from bridgebench.gpu.usage import Usage
 from bridgebench.machine import describe_machine
 
@@ -39,6 +38,7 @@ REHEARSAL = (
     "**A rehearsal on processors: no GPU was used. It shows that everything works; its figures "
     "mean nothing.**"
 )
+_DEMO, _MEASURING = "the demo", "the measurements"
 _SCHEMA = 1
 _TRAINING_MB = 100.0  # a CUDA context alone takes more
 _BYTES_A_PARAMETER = 2  # FP16
@@ -64,57 +64,36 @@ class Check:
     out: Path
 
 
-def require_gpu() -> list[Gpu]:
-    """The GPUs, where all that the check needs of them is there.
-
-    Raises:
-        NoGpuError: what is missing, and what to do.
-    """
-    found = find_gpus()
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise NoGpuError(
-            "there is a GPU, and this onnxruntime has no CUDAExecutionProvider: it is the build "
-            "for processors. `make gpu-check` makes an environment with the other one, .venv-gpu; "
-            "by hand: pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        )
-    if not torch.cuda.is_available():
-        raise NoGpuError(
-            f"there is a GPU, and torch {torch.__version__} does not see it: it is the build for "
-            f"processors, or the driver ({found[0].driver}) is older than its CUDA "
-            f"({torch.version.cuda}); see pytorch.org, Get started"
-        )
-    return found
-
-
 async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool:
     """Do it all and write the report; says whether all that must be so is so.
 
     Args:
         check: what to do.
-        gpus: as `require_gpu` found them; empty for a rehearsal.
+        gpus: as `needs.require_gpu` found them; empty for a rehearsal.
         say: gets a line for people now and then.
     """
     begun, started = time.monotonic(), datetime.now(UTC)
     machine = describe_machine()
-    say("the demo")
+    say(_DEMO)
     with _watched(gpus) as usage:
         demo = await run_demo(check.hyperparameters)
-    checks = [_trained(demo, check, gpus), report.check_instances(demo["served_on"], _device(gpus))]
-    if usage is not None:
-        checks += report.check_usage("the demo", usage.grown_mb, usage.utilisation, _TRAINING_MB)
-    say("the measurements")
+    checks = [
+        _trained(demo, check, gpus),
+        report.check_instances(_DEMO, demo["served_on"], _device(gpus)),
+    ]
+    checks += _usage(_DEMO, usage, _TRAINING_MB)
+    say(_MEASURING)
     with _watched(gpus) as usage:
         measured, instances = await _measure(check, say)
-    checks.append(report.check_instances(instances, _device(gpus)))
-    if usage is not None:
-        weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
-        checks += report.check_usage("the measurements", usage.grown_mb, usage.utilisation, weights)
+    checks.append(report.check_instances(_MEASURING, instances, _device(gpus)))
+    weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
+    checks += _usage(_MEASURING, usage, weights)
     facts = {
         "schema": _SCHEMA,
         "started": started.strftime("%Y-%m-%d %H:%M UTC"),
         "repetitions": check.plan.repetitions,
         "rehearsal": not gpus,
-        "quick": not gpus,
+        "quick": False,  # a rehearsal says so itself
         "command": " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine | {"load_after": round(os.getloadavg()[0], 2)},
         "versions": _versions(gpus),
@@ -152,6 +131,14 @@ def _trained(demo: dict[str, Any], check: Check, gpus: list[Gpu]) -> report.Chec
 
 def _watched(gpus: list[Gpu]) -> AbstractContextManager[Usage | None]:
     return Usage(gpus[0].index) if gpus else nullcontext()
+
+
+def _usage(what: str, usage: Usage | None, least_mb: float) -> list[report.Check]:
+    if usage is None:
+        return []
+    return report.check_usage(
+        what, grown_mb=usage.grown_mb, utilisation=usage.utilisation, least_mb=least_mb
+    )
 
 
 def _device(gpus: list[Gpu]) -> str:
