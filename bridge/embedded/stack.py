@@ -29,10 +29,10 @@ from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
+from bridge.embedded.variables import as_variables, no_files
 from bridge.embedded.workers import WorkerKind, WorkerPool
 from bridge.errors import RuntimeStartError
-from bridge.settings import TLS_FILES, Settings
-from bridge.settings import Part as SettingsPart
+from bridge.settings import Settings
 
 __all__ = ["Part", "PartState", "QueueChoice", "Stack"]
 
@@ -94,13 +94,13 @@ class Stack:
 
         Triton's admin key is left out: only training workers get it.
         """
-        return _variables(self.settings) | {"PYTHONUNBUFFERED": "1"}
+        return as_variables(self.settings) | {"PYTHONUNBUFFERED": "1"}
 
     @property
     def client_environment(self) -> dict[str, str]:
         """The variables by which another terminal, with our environment, reaches this stack."""
-        given = _variables(self._given)
-        return {k: v for k, v in _variables(self.settings).items() if given.get(k) != v}
+        given = as_variables(self._given)
+        return {k: v for k, v in as_variables(self.settings).items() if given.get(k) != v}
 
     async def __aenter__(self) -> Self:
         await self._state.__aenter__()
@@ -200,7 +200,7 @@ class Stack:
             rabbitmq_password=SecretStr(server.password),
             rabbitmq_vhost="/",
             rabbitmq_tls=False,
-            **_no_files("rabbitmq"),
+            **no_files("rabbitmq"),
         )
 
     async def _start_redis(self) -> None:
@@ -211,7 +211,7 @@ class Stack:
         await self._start_part("redis", server, server.address)
         payloads = self.settings.payload_connect_url or ""
         kept = payloads.startswith("rediss:")  # a payload store may need them
-        self._point_at(redis_url=SecretStr(server.url), **({} if kept else _no_files("redis")))
+        self._point_at(redis_url=SecretStr(server.url), **({} if kept else no_files("redis")))
 
     async def _start_triton(self) -> None:
         if not self._private and await triton_runs(self.settings):
@@ -225,7 +225,7 @@ class Stack:
             triton_url=server.address,
             triton_admin_key=SecretStr(server.admin_key),
             triton_tls=False,
-            **_no_files("triton"),
+            **no_files("triton"),
         )
 
     async def _start_dashboard(self) -> None:
@@ -332,21 +332,3 @@ async def _all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _no_files(part: SettingsPart) -> dict[str, None]:
-    """What we start speaks no TLS: it listens on loopback only."""
-    return dict.fromkeys(TLS_FILES[part])
-
-
-def _variables(settings: Settings) -> dict[str, str]:
-    values = settings.model_dump(exclude_none=True, exclude={"triton_admin_key"})
-    # Written out as empty, so that they overrule what the environment says.
-    files = {name.upper(): "" for names in TLS_FILES.values() for name in names}
-    return files | {name.upper(): _as_variable(value) for name, value in values.items()}
-
-
-def _as_variable(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return str(value).lower() if isinstance(value, bool) else str(value)

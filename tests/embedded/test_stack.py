@@ -15,6 +15,7 @@ from bridge.embedded.probes import amqp_answers, grpc_answers, redis_answers
 from bridge.embedded.redis import RedisServer
 from bridge.embedded.stack import Part, PartState, QueueChoice, Stack
 from bridge.embedded.triton import TritonServer
+from bridge.embedded.variables import as_variables
 from bridge.errors import RuntimeStartError
 from bridge.settings import Settings
 
@@ -200,3 +201,15 @@ async def test_without_rabbitmq_redis_streams_is_the_queue(
     stack = make_stack(settings_of_nothing, private=False, queue=QueueChoice.RABBITMQ)
     with pytest.raises(RuntimeStartError, match="not installed"):
         await stack.__aenter__()
+
+
+def test_settings_survive_the_way_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through variables, whatever their kind."""
+    monkeypatch.setenv("BRIDGE_BATCH_DELAY_US", '{"digits": 500}')
+    monkeypatch.setenv("BRIDGE_TRACES", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv("TASKIQ_DASHBOARD_URL", "http://dashboard:8000/")
+    given = Settings()
+    for name, value in as_variables(given).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == given

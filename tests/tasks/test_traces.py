@@ -174,7 +174,7 @@ def traced(own_queues, collector, traced_triton):
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "BRIDGE_LOG_FORMAT": "json",
-        "BRIDGE_BATCH_DELAY_US": '{"double": 1000000}',
+        "BRIDGE_BATCH_DELAY_US": '{"double": 2000000}',
     }
 
 
