@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 from taskiq import TaskiqResult
 
 from bridge.channels import listen
-from bridge.errors import TaskCancelledError
+from bridge.errors import TaskCancelledError, TooLateError
+from bridge.job_scripts import CANCEL, keys_of
 from bridge.messages import encode_result
 
 _KEY, _CHANNEL = "bridge:cancelled", "bridge:cancel"
@@ -44,9 +45,18 @@ async def cancel(redis: Redis, task_id: str, keep_s: int, *, now: bool = False) 
 
     Returns:
         False if the task has ended already.
+
+    Raises:
+        TooLateError: its model is being published.
     """
     record = cancelled_record()
-    if not await redis.set(task_id, record, ex=keep_s, nx=True):
+    script: Any = redis.register_script(CANCEL)  # its types are of two minds
+    answer = await script(keys=(keys_of(task_id)[0], task_id), args=(record, keep_s))
+    if answer == b"publishing":
+        raise TooLateError(
+            f"too late to cancel task {task_id}: its model is being published; wait for its result"
+        )
+    if answer == b"ended":
         if await redis.zscore(_KEY, task_id) is None:
             # Where Redis was lost between the two steps, workers have not been told.
             if await redis.get(task_id) != record:

@@ -288,6 +288,7 @@ class BridgeClient:
         Raises:
             QueueError: Redis cannot be reached.
             InvalidNameError: not a task's id.
+            TooLateError: its model is being published.
         """
         keep_s = self._settings.bridge_result_ttl_s
         try:

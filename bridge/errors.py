@@ -286,6 +286,10 @@ class TaskCancelledError(BridgeError):
     outcome = Outcome.CANCELLED
 
 
+class TooLateError(BridgeError):
+    """The task cannot be cancelled any more: its model is being published."""
+
+
 class InvalidLabelError(BridgeError):
     """A label that says how to run the task cannot be used."""
 

@@ -80,6 +80,7 @@ class TaskHandle:
 
         Raises:
             QueueError: Redis cannot be reached.
+            TooLateError: its model is being published.
         """
         return await self._client.cancel(self.task_id, now=now)
 

@@ -57,6 +57,9 @@ class Intake:
         """Task name -> what runs it here; arguments are checked by the shortcut itself."""
         self.self_stopping: set[str] = set()
         """Names of those that look themselves for whether they are cancelled."""
+        self.expiring: dict[str, Callable[[str], Awaitable[bool]]] = {}
+        """Task name -> what decides whether a task whose deadline has passed expires, by its id;
+        False: it has passed the point of no return, and is run to its end."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
         self.given_up: list[Callable[[TaskiqMessage, TaskiqResult[Any]], None]] = []
@@ -166,9 +169,11 @@ class Intake:
         try:
             turn = self._turn(message, delivery)
         except (InvalidLabelError, TaskExpiredError, TaskCancelledError) as error:
-            await self._end(message, error)
-            await delivery.ack()
-            return True
+            if await self._may_end(message, error):
+                await self._end(message, error)
+                await delivery.ack()
+                return True
+            turn = Turn(delivery.attempt, delivery.crashes, time.time())
         except PoisonousMessageError as error:
             await self._give_up(message, delivery, error)
             return True
@@ -215,6 +220,12 @@ class Intake:
         if deadline <= time.time():
             raise TaskExpiredError(_EXPIRED)
         return Turn(delivery.attempt, delivery.crashes, deadline)
+
+    async def _may_end(self, message: TaskiqMessage, error: BridgeError) -> bool:
+        asked = self.expiring.get(message.task_name)
+        if asked is None or not isinstance(error, TaskExpiredError):
+            return True
+        return await asked(message.task_id)
 
     async def _run(
         self, message: TaskiqMessage, shortcut: Shortcut, turn: Turn, delivery: Delivery

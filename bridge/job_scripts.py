@@ -107,3 +107,38 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 return 1
 """
 SENT = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'sent', 1) end"
+# What may not be undone is decided in one of the next three, and nowhere else: a task is published
+# (COMMIT), or expires, or is cancelled. KEYS: job, result. ARGV: token, seconds to keep.
+COMMIT = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 'ended' end
+local fence = redis.call('HGET', KEYS[1], 'fence')
+if fence and fence ~= ARGV[1] then return 'lost' end
+if redis.call('HEXISTS', KEYS[1], 'expired') == 1 then return 'expired' end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], 'publishing', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 'yours'
+"""
+# KEYS: job. ARGV: seconds to keep.
+EXPIRE = """
+if redis.call('HEXISTS', KEYS[1], 'publishing') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'expired', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return 1
+"""
+# KEYS: job, result. ARGV: the record, seconds to keep.
+CANCEL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 'ended' end
+if redis.call('HEXISTS', KEYS[1], 'publishing') == 1 then return 'publishing' end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+return 'cancelled'
+"""
+# KEYS: job. ARGV: token. Nothing was published after all.
+RECALL = """
+if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
+return redis.call('HDEL', KEYS[1], 'publishing')
+"""
+
+
+def keys_of(task_id: str) -> tuple[str, str]:
+    """The job's key, and its lease's."""
+    return f"bridge:job:{task_id}", f"bridge:lease:{task_id}"

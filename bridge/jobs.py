@@ -9,7 +9,8 @@ between two steps may leave several. Each carries the token under which it was w
 was written under the newest token. All others are stale and are dropped, so that no crash makes two
 of one task. Keys in Redis, by task id:
 
-    bridge:job:<id>        hash: fence, baton, state, want, priority, slices, worker, message
+    bridge:job:<id>        hash: fence, baton, state, want, priority, slices, worker, message;
+                           publishing or expired, once that is decided
     bridge:lease:<id>      the token of who trains it now, with an expiry
 
 and, by queue:
@@ -20,6 +21,7 @@ and, by queue:
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -30,15 +32,20 @@ from redis.asyncio import Redis
 from bridge.channels import REDIS_LOST, tell
 from bridge.job_scripts import (
     CLAIM,
+    COMMIT,
+    EXPIRE,
     FORGET,
     HAND_ON,
     HANDED_ON,
+    RECALL,
     REGISTER,
     RELEASE,
     RENEW,
     RESUME,
     SENT,
+    keys_of,
 )
+from bridge.messages import decode_result
 
 CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
@@ -113,7 +120,7 @@ class Jobs:
 
     async def claim(self, task_id: str, asking: Asking) -> Claim:
         """Ask for a task, whose id the caller has checked; a Redis that is away is waited for."""
-        keys = (*_keys(task_id), self._waiting, self._running, self._all)
+        keys = (*keys_of(task_id), self._waiting, self._running, self._all)
         arguments = (
             *(task_id, asking.baton, asking.floor, self._lease_ms, asking.priority),
             *(asking.worker, asking.message, self._keep_s),
@@ -135,27 +142,59 @@ class Jobs:
         Raises:
             RedisError: nobody knows; or another of REDIS_LOST.
         """
-        keys = (*_keys(task_id), self._running, self._all)
+        keys = (*keys_of(task_id), self._running, self._all)
         arguments = (task_id, token, self._lease_ms, self._keep_s)
         answer: bytes = await self._run(RENEW, keys, *arguments)
         return answer.decode()
 
+    async def commit(self, task_id: str, token: int) -> str:
+        """Decide that a task is published now: it cannot be cancelled any more, nor expire.
+
+        Returns:
+            "yours": do it; "lost": another worker has the task, or has published it; "expired",
+            "ended": it has come to another end.
+
+        Raises:
+            RedisError: nobody knows; or another of REDIS_LOST.
+        """
+        keys = (keys_of(task_id)[0], task_id)
+        answer: bytes = await self._run(COMMIT, keys, token, self._keep_s)
+        if answer == b"ended":
+            record = await self._redis.get(task_id)
+            if record is not None and not decode_result(record).is_err:
+                return "lost"
+        return answer.decode()
+
+    async def recall(self, task_id: str, token: int) -> None:
+        """Nothing was published: it may be cancelled again. Else the next worker finds out."""
+        with contextlib.suppress(*REDIS_LOST):
+            await self._run(RECALL, keys_of(task_id)[:1], token)
+
+    async def expire(self, task_id: str) -> bool:
+        """Decide that a task expires; False: it is being published. Waits for Redis."""
+        while True:
+            try:
+                return bool(await self._run(EXPIRE, keys_of(task_id)[:1], self._keep_s))
+            except REDIS_LOST as error:
+                logger.warning("cannot ask Redis whether %s may expire: %s", task_id, error)
+                await asyncio.sleep(_AGAIN_S)
+
     async def release(self, task_id: str, token: int) -> None:
         """Let go of a task. A lease also ends by itself."""
         try:
-            keys = (*_keys(task_id), self._waiting, self._running)
+            keys = (*keys_of(task_id), self._waiting, self._running)
             await self._run(RELEASE, keys, task_id, token)
         except REDIS_LOST as error:
             logger.info("the lease of task %s has to run out: %s", task_id, error)
 
     async def register(self, task_id: str, priority: int) -> None:
         """Let workers know of a task that waits, before its message comes to one."""
-        keys = (_keys(task_id)[0], self._waiting, self._all)
+        keys = (keys_of(task_id)[0], self._waiting, self._all)
         await self._run(REGISTER, keys, task_id, priority, self._keep_s)
 
     async def sent(self, task_id: str) -> None:
         """The message of a registered task is in the queue; who sends it again need not."""
-        await self._run(SENT, _keys(task_id)[:1])
+        await self._run(SENT, keys_of(task_id)[:1])
 
     async def forget(self, task_id: str) -> None:
         """Delete the record of a task that has ended."""
@@ -171,13 +210,13 @@ class Jobs:
             await self._forget(task_id.decode(), "ended")
 
     async def _forget(self, task_id: str, condition: str) -> None:
-        job, lease = _keys(task_id)
+        job, lease = keys_of(task_id)
         keys = (job, self._waiting, self._running, self._all, lease, task_id)
         await self._run(FORGET, keys, task_id, condition)
 
     async def pause(self, task_id: str) -> None:
         """Have a task stop at its next checkpoint, and wait."""
-        job = _keys(task_id)[0]
+        job = keys_of(task_id)[0]
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(job, "want", "pause")
             pipe.hsetnx(job, "state", "queued")  # of whom nobody has heard yet
@@ -202,7 +241,7 @@ class Jobs:
         return await self._pass(HAND_ON, task_id)
 
     async def _pass(self, script: str, task_id: str) -> tuple[int, bytes] | None:
-        keys = (*_keys(task_id), self._running)
+        keys = (*keys_of(task_id), self._running)
         token, message = await self._run(script, keys, task_id, self._keep_s)
         return (token, message) if token else None
 
@@ -215,16 +254,16 @@ class Jobs:
 
     async def handed_on(self, task_id: str, token: int) -> None:
         """The message with this token is in the queue."""
-        await self._run(HANDED_ON, (_keys(task_id)[0], self._running), task_id, token)
+        await self._run(HANDED_ON, (keys_of(task_id)[0], self._running), task_id, token)
 
     async def find(self, task_id: str) -> Job | None:
         """What is known of a task; None: nothing, as of one that has ended."""
-        found = await self._redis.hgetall(_keys(task_id)[0])
+        found = await self._redis.hgetall(keys_of(task_id)[0])
         return _job(task_id, found) if b"state" in found else None
 
     async def was_sent(self, task_id: str) -> bool:
         """Whether a message of a task that has not ended is, or was, in the queue."""
-        return any(await self._redis.hmget(_keys(task_id)[0], "sent", "message"))
+        return any(await self._redis.hmget(keys_of(task_id)[0], "sent", "message"))
 
     async def all(self) -> list[Job]:
         """Tasks that run, wait or are paused: those of highest priority first."""
@@ -248,10 +287,6 @@ class Jobs:
 
     async def _run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         return await self._redis.register_script(script)(keys=keys, args=arguments)
-
-
-def _keys(task_id: str) -> tuple[str, str]:
-    return f"bridge:job:{task_id}", f"bridge:lease:{task_id}"
 
 
 def _job(task_id: str, found: dict[bytes, bytes]) -> Job:

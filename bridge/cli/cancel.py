@@ -1,7 +1,7 @@
 """`mlbridge cancel`, `pause` and `resume`: have tasks not run, stop running, or go on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -11,25 +11,36 @@ from redis.exceptions import RedisError
 from bridge.cancellations import cancel as cancel_task
 from bridge.cli.output import Json, console, print_json
 from bridge.client import BridgeClient
-from bridge.errors import QueueError
+from bridge.errors import QueueError, TooLateError
 from bridge.names import check_name
 from bridge.settings import load_settings
+
+_CANCELLED, _ENDED = "cancelled", "has ended already"
+_TOO_LATE = "too late: it is being published"
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...")]
 
 
-async def _cancel(task_ids: list[str], *, now: bool) -> dict[str, bool]:
+async def _cancel(task_ids: list[str], *, now: bool) -> dict[str, str]:
+    """What became of each, in words."""
     settings = load_settings()
     for task_id in task_ids:
         check_name("task id", task_id)
     try:
         async with Redis.from_url(settings.redis_connect_url) as redis:
             return {
-                task_id: await cancel_task(redis, task_id, settings.bridge_result_ttl_s, now=now)
+                task_id: await _cancel_one(redis, task_id, settings.bridge_result_ttl_s, now=now)
                 for task_id in task_ids
             }
     except (RedisError, OSError) as error:
         raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
+
+
+async def _cancel_one(redis: Redis, task_id: str, keep_s: int, *, now: bool) -> str:
+    try:
+        return _CANCELLED if await cancel_task(redis, task_id, keep_s, now=now) else _ENDED
+    except TooLateError:
+        return _TOO_LATE
 
 
 def cancel(
@@ -43,12 +54,18 @@ def cancel(
     """Cancel tasks, wherever they are: in the queue, in a batch, inside Triton, in training.
 
     Who waits for one gets `TaskCancelledError` at once. A task that has ended keeps its result.
-    A training saves a checkpoint before it ends, unless it shall end now. Exit code 1 if not one
-    could be cancelled.
+    A training saves a checkpoint before it ends, unless it shall end now; one whose model is being
+    published goes on to its end. Exit code 1 if not one could be cancelled.
 
     Example: `mlbridge cancel 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    _tell(asyncio.run(_cancel(task_ids, now=now)), "cancelled", as_json=as_json)
+    became = asyncio.run(_cancel(task_ids, now=now))
+    _tell(
+        {task_id: word == _CANCELLED for task_id, word in became.items()},
+        _CANCELLED,
+        as_json=as_json,
+        otherwise=became,
+    )
 
 
 def pause(task_ids: TaskIds, *, as_json: Json = False) -> None:
@@ -74,11 +91,14 @@ async def _with_client(
         return {task_id: await ask(client, task_id) for task_id in task_ids}
 
 
-def _tell(done: dict[str, bool], word: str, *, as_json: bool) -> None:
+def _tell(
+    done: dict[str, bool], word: str, *, as_json: bool, otherwise: Mapping[str, str] | None = None
+) -> None:
+    """Print of each task whether it is done, and what it is otherwise."""
     if as_json:
         print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
     else:
         for task_id, so in done.items():
-            console.print(f"{task_id}: {word if so else 'has ended already'}")
+            console.print(f"{task_id}: {word if so else (otherwise or {}).get(task_id, _ENDED)}")
     if not any(done.values()):
         raise typer.Exit(1)

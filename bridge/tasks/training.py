@@ -47,6 +47,7 @@ from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
+from bridge.training.golive import PointOfNoReturn
 from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
@@ -63,6 +64,7 @@ if training_broker.is_worker_process:
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
+_PUBLISHING_S = 1.0  # between looks at whether a late training is still being published
 _WORKER = worker_name()
 
 _running: list[tuple[str, Lease, Orders]] = []
@@ -138,6 +140,11 @@ def _at_once() -> int:
 def _cancel(task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
     for _, orders in _of(task_id):
         orders.cancel(now=now)
+
+
+async def _may_expire(task_id: str) -> bool:
+    jobs: Jobs = training_broker.state.jobs
+    return await jobs.expire(task_id)
 
 
 def _stop_all() -> None:
@@ -300,7 +307,8 @@ async def _slice(
 ) -> dict[str, Any] | None:
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
-    mine = run.Turn(lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm)
+    point = PointOfNoReturn(lease.commit, lease.recall)
+    mine = run.Turn(lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm, point)
     running = (task_id, lease, orders)
     _running.append(running)
     working = asyncio.create_task(training.go_on(mine, _saver(training)))
@@ -309,10 +317,7 @@ async def _slice(
     if task_id in training_broker.intake.cancelled:  # while it was claimed
         orders.cancel(now=True)
     try:
-        async with asyncio.timeout(None if turn.left_s == math.inf else turn.left_s):
-            await asyncio.wait([working, *watching], return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError:
-        raise TaskExpiredError("the task's deadline passed before it was trained") from None
+        await _first_of([working, *watching], task_id, turn)
     finally:
         _running.remove(running)
         for task in (working, giving_way, *watching):
@@ -323,6 +328,19 @@ async def _slice(
     if lease.lost or working.cancelled():
         raise LeaseLostError("another worker has the training now, or nobody knows who")
     return working.result()
+
+
+async def _first_of(these: list[asyncio.Task[Any]], task_id: str, turn: Turn) -> None:
+    """Wait until one of them ends.
+
+    Raises:
+        TaskExpiredError: the deadline came first, and before the model was being published.
+    """
+    left_s = None if turn.left_s == math.inf else max(0.0, turn.left_s)
+    while not (await asyncio.wait(these, timeout=left_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+        if await training_broker.state.jobs.expire(task_id):
+            raise TaskExpiredError("the task's deadline passed before it was trained")
+        left_s = _PUBLISHING_S
 
 
 async def _give_way(orders: Orders) -> None:
@@ -361,3 +379,4 @@ class ForgetJob(TaskiqMiddleware):
 training_broker.add_middlewares(ForgetJob())
 training_broker.intake.shortcuts["train_model"] = _train_model
 training_broker.intake.self_stopping.add("train_model")
+training_broker.intake.expiring["train_model"] = _may_expire

@@ -7,7 +7,8 @@ it is published; Triton serves it. Until the last step callers get what they got
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from bridge.errors import (
     BridgeError,
     Fate,
     PublishError,
+    TaskCancelledError,
+    TaskExpiredError,
     TritonError,
     TritonUnavailableError,
     UnknownModelError,
@@ -62,6 +65,20 @@ class Triton(Protocol):
         """Run one request."""
 
 
+async def _nobody() -> None:
+    """Nobody else is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointOfNoReturn:
+    """The moment after which a training is published: before it, it may yet be cancelled."""
+
+    take: Callable[[], Awaitable[None]] = _nobody
+    """Raises if the task has come to another end, or is another worker's."""
+    take_back: Callable[[], Awaitable[None]] = _nobody
+    """Nothing was published after all."""
+
+
 class GoLive:
     """One task on its way to a live model."""
 
@@ -94,7 +111,9 @@ class GoLive:
             await self._serve(version)
         return self._result(version, card)
 
-    async def go_live(self, outcome: Outcome, folder: Path, slices: int) -> dict[str, Any]:
+    async def go_live(
+        self, outcome: Outcome, folder: Path, slices: int, point: PointOfNoReturn
+    ) -> dict[str, Any]:
         """From exported files to a served version."""
         model, signature = self.request.model_id, outcome.plan.signature
         rows, wanted = load_probe(folder / "probe.npz")
@@ -106,14 +125,30 @@ class GoLive:
             card = self._card(outcome, worst, slices)
             try_s = round(time.monotonic() - began, 3)
             card["timings"] = {**card.get("timings", {}), "try_s": try_s}
-            # Short, and on this thread: a cancellation comes before it or after it.
-            version = self.repository.publish(candidate, card)
+            version = await self._publish(candidate, card, point)
         finally:
             await self._forget(candidate.name)
             self.repository.remove_candidate(candidate)
         await self._serve(version, rows[:1], signature)
         log.info("model %s version %d is live", model, version)
         return self._result(version, self.repository.card(model, version) or {})
+
+    async def _publish(
+        self, candidate: Candidate, card: dict[str, Any], point: PointOfNoReturn
+    ) -> int:
+        await point.take()
+        try:
+            # Short, and on this thread: a cancellation comes before it or after it.
+            version = self.repository.publish(candidate, card)
+        except BridgeError:
+            await point.take_back()
+            raise
+        try:
+            await point.take()  # this worker may have hung between the two
+        except (TaskCancelledError, TaskExpiredError):
+            self.repository.withdraw(candidate.model, version)
+            raise
+        return version
 
     async def _lay(self, files: Path, signature: Signature) -> Candidate:
         laying = asyncio.create_task(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from bridge.channels import REDIS_LOST
-from bridge.errors import LeaseLostError
+from bridge.errors import LeaseLostError, TaskCancelledError, TaskExpiredError
 from bridge.jobs import Jobs
 
 _RENEWALS = 3  # in the time of a lease
@@ -95,6 +95,33 @@ class Lease:
             if wanted == "lost":
                 raise LeaseLostError("another worker has the training now")
             return
+
+    async def commit(self) -> None:
+        """Decide that the model is published now, unless the task has come to another end.
+
+        Waits for a Redis that is away.
+
+        Raises:
+            LeaseLostError: another worker has the training, or has published it.
+            TaskExpiredError, TaskCancelledError: it has.
+        """
+        while True:
+            try:
+                answer = await self._jobs.commit(self._task_id, self.token)
+            except REDIS_LOST:
+                await asyncio.sleep(1.0)
+                continue
+            if answer == "lost":
+                raise LeaseLostError("another worker has the training now")
+            if answer == "expired":
+                raise TaskExpiredError("the task's deadline passed before its model was published")
+            if answer == "ended":
+                raise TaskCancelledError("the task was ended before its model was published")
+            return
+
+    async def recall(self) -> None:
+        """Nothing was published."""
+        await self._jobs.recall(self._task_id, self.token)
 
 
 def worker_name() -> str:

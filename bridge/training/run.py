@@ -26,7 +26,7 @@ from bridge.errors import (
 )
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
-from bridge.training.golive import GoLive, Triton
+from bridge.training.golive import GoLive, PointOfNoReturn, Triton
 from bridge.training.places import open_checkpoint_store, open_work_root
 from bridge.training.process import (
     LOG_FILE,
@@ -64,6 +64,8 @@ class Turn:
     """Set: save a checkpoint, and end."""
     confirm: Callable[[], Awaitable[None]] | None = None
     """Raises LeaseLostError if the training is another's by now."""
+    point: PointOfNoReturn = field(default_factory=PointOfNoReturn)
+    """Taken when its model is published."""
 
 
 class Training:
@@ -113,11 +115,13 @@ class Training:
             TrainingError: the data, the training, the export or the publishing failed; what was
                 live before still is. Its subclass LeaseLostError: it is another's now.
             TritonUnavailableError: Triton could not be asked; worth another try.
+            TaskCancelledError, TaskExpiredError: the task came to that end; nothing is published.
         """
         await self._live.clean()
         recorded = await self._live.recorded()
         if recorded is not None:
             return recorded
+        await turn.point.take_back()  # whoever took it has died before it published
         with work_folder(open_work_root(self._settings), self.task_id) as folder:
             try:
                 outcome = await self._train(turn, folder, on_progress)
@@ -129,7 +133,7 @@ class Training:
             await on_progress({"stage": "publishing"})
             if turn.confirm is not None:
                 await turn.confirm()
-            result = await self._live.go_live(outcome, folder, turn.number)
+            result = await self._live.go_live(outcome, folder, turn.number, turn.point)
         await self.checkpoints.drop()
         return result
 

@@ -1,13 +1,15 @@
 """The rights of docs/security.md are enough, and no more than that."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from aio_pika import Message
 from aiormq.exceptions import ChannelAccessRefused
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 from taskiq import TaskiqResult
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
@@ -15,7 +17,7 @@ from bridge.cancellations import cancel
 from bridge.client import BridgeClient
 from bridge.courtesy import is_busy
 from bridge.crashes import report, turn_of_suspect
-from bridge.errors import QueueError
+from bridge.errors import QueueError, TooLateError
 from bridge.jobs import Asking, Jobs
 from bridge.messages import decode_result, encode_result
 from bridge.payloads import open_payloads
@@ -105,9 +107,27 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
                 assert await results.redis.exists("bridge:suspect:a-model")
             assert not await results.redis.exists("bridge:suspect:a-model")
             assert (await heard.get_message(timeout=10))["data"] == b"a-model"
-    with pytest.raises(NoPermissionError):
+    with pytest.raises(ResponseError, match=r"(?i)perm|acl|can't run this command"):
         await cancel(results.redis, "another-task", 100)
+    assert not await results.is_result_ready("another-task")
     await results.shutdown()
+
+
+async def test_who_cancels_needs_no_more_than_the_page_says(users_redis):
+    page = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text()
+    rights = re.search(r"a client that may needs `([^`]+)` besides", page)[1].split()
+    clients = re.search(r"ACL SETUSER bridge-client on >CLIENT-PASSWORD (.+)", page)[1].split()
+    async with Redis.from_url(users_redis.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "who", "on", ">any", *clients, *rights)
+        user = f"redis://who:any@127.0.0.1:{users_redis.port}/0"
+        async with Redis.from_url(user) as redis:
+            assert await cancel(redis, "a-task-of-theirs", 100)
+            assert not await cancel(redis, "a-task-of-theirs", 100)
+            await admin.hset("bridge:job:published", "publishing", "1")
+            with pytest.raises(TooLateError):
+                await cancel(redis, "published", 100)
+            await admin.delete("bridge:job:published")
+        await admin.execute_command("ACL", "DELUSER", "who")
 
 
 async def test_the_training_workers_redis_user_may_do_what_one_does(users_redis):
@@ -117,6 +137,9 @@ async def test_the_training_workers_redis_user_may_do_what_one_does(users_redis)
         claim = await jobs.claim("a-training", Asking("worker", b"message"))
         assert claim.answer == "yours"
         assert await jobs.renew("a-training", claim.number) == ""
+        assert await jobs.commit("a-training", claim.number) == "yours"
+        assert not await jobs.expire("a-training")
+        await jobs.recall("a-training", claim.number)
         await jobs.release("a-training", claim.number)
         await jobs.pause("a-training")
         assert (await jobs.claim("a-training", Asking("worker", b"message"))).answer == "paused"
