@@ -42,6 +42,8 @@ from bridge.labels import baton_of, continued, priority_of
 from bridge.tasks.health import answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
+from bridge.training.ending import end
+from bridge.training.group import leading
 from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
@@ -68,6 +70,7 @@ async def connect(state: TaskiqState) -> None:
     redis, lease_s = training_broker.results.redis, settings.bridge_training_lease_s
     jobs = state.jobs = open_jobs()
     checkpoints = open_checkpoint_store(settings)
+    state.group = await exits.enter_async_context(leading(redis, settings, _WORKER))
     training_broker.intake.cancelled.listeners.append(_cancel)
     training_broker.intake.draining.append(_stop_all)
     for background in (
@@ -245,7 +248,8 @@ async def _slice(
 ) -> dict[str, Any] | None:
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
-    mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm)
+    group = training_broker.state.group
+    mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm, group)
     running = (task_id, lease, orders)
     _running.append(running)
     working = asyncio.create_task(training.go_on(mine, _saver(task_id)))
@@ -260,9 +264,9 @@ async def _slice(
         raise TaskExpiredError("the task's deadline passed before it was trained") from None
     finally:
         _running.remove(running)
-        for task in (working, giving_way, *watching):
-            task.cancel()
-        await asyncio.gather(working, giving_way, *watching, return_exceptions=True)
+        working.cancel()  # once: a second time would disturb its tidying up
+        await asyncio.gather(working, return_exceptions=True)
+        await end(giving_way, *watching)
     if orders.cancelled:
         raise TaskCancelledError("the training was cancelled while it ran")
     if lease.lost or working.cancelled():

@@ -36,7 +36,7 @@ _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
 _SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
-_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished", "dataset_hash")
+_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished", "dataset_hash", "meet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ class Piece:
     """It is that of a trained network."""
     dataset_hash: str | None = None
     """What the data were when that was saved; other data are refused."""
+    meet: dict[str, Any] | None = None
+    """Where other machines are met: `address`, this one's `rank`, and the `port` if it knows it."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it saves and ends at once."""
 
@@ -127,6 +129,8 @@ class Listeners:
     progress: Callable[[Progress], Awaitable[None]]
     checkpoint: Callable[[Path, dict[str, Any]], Awaitable[None]]
     """Gets a file, which it may move, and its facts: see `bridge.training.checkpoints`."""
+    meeting: Callable[[int, str], Awaitable[None]] | None = None
+    """Gets the port where the first of several machines waits, and what its data are."""
 
 
 async def train_in_process(
@@ -257,6 +261,8 @@ async def _listen(
         kind = line.pop("kind")
         if kind == "progress":
             await listeners.progress(line)
+        elif kind == "meeting" and listeners.meeting is not None:
+            await listeners.meeting(line["port"], line["dataset_hash"])
         elif kind == "plan":
             plan = Plan(Signature.from_json(line["signature"]))
             listeners.plan(plan)
