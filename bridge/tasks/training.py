@@ -32,6 +32,7 @@ from bridge.errors import (
     CheckpointError,
     InvalidTrainingRequestError,
     LeaseLostError,
+    NodesMissingError,
     TaskCancelledError,
     TaskExpiredError,
     TrainingCrashedError,
@@ -193,8 +194,8 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     except TritonUnavailableError as error:
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
         return Later(_NO_TRITON_S)
-    except (TrainingCrashedError, CheckpointError) as error:
-        if not training.progressed:
+    except (TrainingCrashedError, CheckpointError, NodesMissingError) as error:
+        if not training.goes_on_after(error):
             raise
         log.warning("task %s goes on from its checkpoint: %s", task_id, error)
         result = None
@@ -248,7 +249,7 @@ async def _slice(
 ) -> dict[str, Any] | None:
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
-    group = training_broker.state.group
+    group = training_broker.state.get("group")
     mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm, group)
     running = (task_id, lease, orders)
     _running.append(running)

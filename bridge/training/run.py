@@ -18,7 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import CheckpointError, InvalidTrainingRequestError, TrainingCrashedError
+from bridge.errors import (
+    BridgeError,
+    CheckpointError,
+    InvalidTrainingRequestError,
+    NodesMissingError,
+    TrainingCrashedError,
+)
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.ending import end
@@ -90,7 +96,16 @@ class Training:
         self.checkpoints = open_checkpoints(request, task_id, settings)
         self.progressed = False
         """A checkpoint was kept in this turn."""
+        self._resumed = False
         self._live = GoLive(request, task_id, settings, triton)
+
+    def goes_on_after(self, error: BridgeError) -> bool:
+        """Whether a turn that ended so is followed by another, instead of being tried again.
+
+        Only what was got further is: the same crash, over and over, has to end. Where machines are
+        missing, what was trained before waits for them.
+        """
+        return self.progressed or (self._resumed and isinstance(error, NodesMissingError))
 
     async def go_on(
         self, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]
@@ -139,6 +154,7 @@ class Training:
     ) -> Outcome | None:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
+        self._resumed = start is not None
 
         async def keep(file: Path, facts: dict[str, Any]) -> Checkpoint:
             checkpoint = await self.checkpoints.keep(turn.token, file, facts)

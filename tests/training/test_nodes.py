@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import uuid
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from redis.asyncio import Redis
+from taskiq import TaskiqMessage
 
+from bridge.deliveries import Turn as DeliveryTurn
 from bridge.errors import (
     DatasetError,
     InvalidTrainingRequestError,
@@ -18,7 +21,10 @@ from bridge.errors import (
     SettingsError,
     TrainingCrashedError,
 )
+from bridge.jobs import Claim
+from bridge.labels import BATON
 from bridge.training.board import Board, Call, Word
+from bridge.training.checkpoints import digest
 from bridge.training.group import Crew, Group, check_address
 from bridge.training.lease import worker_name
 from bridge.training.node import Node
@@ -196,6 +202,49 @@ async def test_a_worker_without_a_group(settings, fake_triton):
 
 
 async def _ignore(_):
+    pass
+
+
+async def test_one_that_has_begun_loses_nothing_where_nodes_are_missing(
+    redis, in_group, fake_triton, tmp_path, monkeypatch
+):
+    from bridge.tasks import training as worker  # noqa: PLC0415 - it reads the environment
+
+    request = parse_request("few", PLAIN, {"num_nodes": 2}, in_group)
+    jobs = SimpleNamespace(release=_release)
+    monkeypatch.setattr(worker, "settings", in_group)
+    monkeypatch.setitem(worker.training_broker.state, "triton", fake_triton)
+    monkeypatch.setitem(worker.training_broker.state, "jobs", jobs)
+    monkeypatch.setitem(worker.training_broker.state, "group", Group(redis, in_group))
+
+    async def claim(message, checkpoints):
+        return Claim("yours", 2, 1)
+
+    async def keep(self, orders):
+        await asyncio.Event().wait()
+
+    async def is_ready(task_id):
+        return False
+
+    monkeypatch.setattr(worker, "_claim", claim)
+    monkeypatch.setattr(worker.Lease, "keep", keep)
+    monkeypatch.setattr(worker.training_broker.results, "is_result_ready", is_ready)
+    args = ["few", PLAIN, {"num_nodes": 2}]
+    message = TaskiqMessage(
+        task_id="begun", task_name="train_model", labels={}, args=args, kwargs={}
+    )
+    with pytest.raises(NodesMissingError):
+        await worker._train_model(message, DeliveryTurn())
+
+    saved = tmp_path / "step-1.ckpt"
+    saved.write_bytes(b"weights")
+    facts = {"step": 1, "epoch": 1, "sha256": digest(saved), "bytes": 7}
+    await Training(request, "begun", in_group, fake_triton).checkpoints.keep(1, saved, facts)
+    later = await worker._train_model(message, DeliveryTurn())
+    assert later.instead.labels[BATON] == 2
+
+
+async def _release(task_id, token):
     pass
 
 
