@@ -217,6 +217,12 @@ class MachineMemoryError(TrainingMemoryError):
     fate = Fate.RETRY
 
 
+class NodesMissingError(TrainingError):
+    """Too few machines of the group are free for a training that wants several."""
+
+    fate = Fate.RETRY
+
+
 class CheckpointError(TrainingError):
     """A checkpoint cannot be written or read; the one before it still is there."""
 

@@ -281,7 +281,7 @@ class Jobs:
         ids = await self._redis.smembers(self._all)
         async with self._redis.pipeline(transaction=False) as pipe:
             for task_id in ids:
-                pipe.hget(_keys(task_id.decode())[0], "state")
+                pipe.hget(keys_of(task_id.decode())[0], "state")
             states = await pipe.execute() if ids else []
         return Counter(state.decode() for state in states if state is not None)
 

@@ -36,6 +36,13 @@ class TrainingSettings(BaseSettings):
     bridge_latency_target_s: float | None = Field(default=None, gt=0)
     """Where nineteen of twenty requests to Triton take longer than so many seconds, training on
     the shared GPU saves and waits."""
+    bridge_training_group: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """A name for the machines that train together: the same for one training worker and for its
+    nodes (`mlbridge training-node`). Unset: trainings are for one machine."""
+    bridge_training_address: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,253}$")
+    """Of a training worker in a group: its machine's name or IP, as nodes reach it."""
+    bridge_training_nodes_wait_s: float = Field(default=120.0, gt=0)
+    """For how long a training waits until enough nodes are free, before it is tried again later."""
     bridge_training_limit_s: float | None = Field(default=None, gt=0)
     """Seconds that one training may take, over all its slices. Unset: any."""
     bridge_training_memory_bytes: int | None = Field(default=None, ge=1)

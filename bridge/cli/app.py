@@ -19,6 +19,7 @@ from bridge.cli.logs import logs
 from bridge.cli.output import errors, print_json
 from bridge.cli.status import models, status
 from bridge.cli.train import train
+from bridge.cli.training_node import training_node
 from bridge.cli.up import up
 from bridge.cli.worker import worker
 from bridge.errors import BridgeError
@@ -69,6 +70,7 @@ def root(
 app.command()(demo)
 app.command()(up)
 app.command()(worker)
+app.command()(training_node)
 app.command()(infer)
 app.command()(train)
 app.command()(follow)

@@ -37,6 +37,21 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
+def _check_group(settings: Settings, pool: Pool, count: int) -> None:
+    """See that a group of machines can have this pool as its head."""
+    name = settings.bridge_training_group
+    if pool is not Pool.TRAINING or name is None:
+        return
+    from bridge.training.group import check_address  # noqa: PLC0415 - few need it
+
+    check_address(settings)
+    if count > 1:
+        raise SettingsError(
+            f"--workers {count}: a worker that leads a group of machines (BRIDGE_TRAINING_GROUP "
+            f"{name!r}) has one process; further machines run `mlbridge training-node`"
+        )
+
+
 async def _check_queue(settings: Settings, pool: Pool) -> None:
     broker = build_broker(settings, pool.value)
     try:
@@ -75,9 +90,10 @@ def worker(
     Example: `TRITON_URL=gpu-1:8001 mlbridge worker inference --workers 4`
     """
     settings = load_settings()
-    _check_port(settings)
-    asyncio.run(_check_queue(settings, pool))
     count = workers or (settings.ml_worker_count if pool is Pool.INFERENCE else 1)
+    _check_port(settings)
+    _check_group(settings, pool, count)
+    asyncio.run(_check_queue(settings, pool))
     if drain_timeout_s is None:
         drain_timeout_s = settings.bridge_drain_timeout_s
     os.environ["BRIDGE_DRAIN_TIMEOUT_S"] = str(drain_timeout_s)

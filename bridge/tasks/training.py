@@ -47,7 +47,9 @@ from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
+from bridge.training.ending import end
 from bridge.training.golive import PointOfNoReturn
+from bridge.training.group import leading
 from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
@@ -80,6 +82,7 @@ async def connect(state: TaskiqState) -> None:
     redis, lease_s = training_broker.results.redis, settings.bridge_training_lease_s
     jobs = state.jobs = open_jobs()
     checkpoints = open_checkpoint_store(settings)
+    state.group = await exits.enter_async_context(leading(redis, settings, _WORKER))
     training_broker.intake.cancelled.listeners.append(_cancel)
     training_broker.intake.draining.append(_stop_all)
     for background in (
@@ -236,7 +239,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
         return Later(_NO_TRITON_S)
     except GOES_ON as error:
-        if not training.progressed:
+        if not training.goes_on_after(error):
             raise
         log.warning("task %s goes on from its checkpoint: %s", task_id, error)
         result = None
@@ -308,7 +311,10 @@ async def _slice(
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
     point = PointOfNoReturn(lease.commit, lease.recall)
-    mine = run.Turn(lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm, point)
+    group = training_broker.state.get("group")
+    mine = run.Turn(
+        lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm, point, group
+    )
     running = (task_id, lease, orders)
     _running.append(running)
     working = asyncio.create_task(training.go_on(mine, _saver(training)))
@@ -320,9 +326,9 @@ async def _slice(
         await _first_of([working, *watching], task_id, turn)
     finally:
         _running.remove(running)
-        for task in (working, giving_way, *watching):
-            task.cancel()
-        await asyncio.gather(working, giving_way, *watching, return_exceptions=True)
+        working.cancel()  # once: a second time would disturb its tidying up
+        await asyncio.gather(working, return_exceptions=True)
+        await end(giving_way, *watching)
     if orders.cancelled:
         raise TaskCancelledError("the training was cancelled while it ran")
     if lease.lost or working.cancelled():

@@ -1,16 +1,17 @@
 """Several devices: a process for each, by torch's elastic launcher. In the training process only.
 
+They are those of one machine, or those of several, of which each starts its own.
+
 Enters: a job for more than one device. Leaves: the same lines of report as from one device. The
 process that was asked starts one process for each device; all of them do the whole job together,
 as Lightning's `ddp` has it, and the first alone reports, exports and writes. They stay in its
-process group and die with it, so that killing the group ends them all.
+process group and die with it, so that killing the group ends all of a machine.
 """
 
 import multiprocessing
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -22,26 +23,27 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from bridge.errors import (
     BridgeError,
     InvalidTrainingRequestError,
+    TrainingCrashedError,
     TrainingFailedError,
     error_class,
 )
 from bridge.training.child import die_with
 from bridge.training.failures import told
-from bridge.training.rendezvous import LOOPBACK, register
+from bridge.training.rendezvous import LOOPBACK, Meeting, register
 from bridge.training.threads import processors
 
 Report = Callable[[str, dict[str, Any]], None]
 Stop = Callable[[], bool]
 Work = Callable[[dict[str, Any], Report, Stop], None]
 
-_INTERFACE = "lo"
+_RUN_ID = "slice"  # each has a store of its own
 _JOIN_S = 10.0
 _LOOK_EVERY_S = 0.2
 
 
-def must_launch(devices: int) -> bool:
+def must_launch(world: int) -> bool:
     """Whether processes are to be started for so many devices; in one of those: no."""
-    return devices > 1 and not distributed.is_torchelastic_launched()
+    return world > 1 and not distributed.is_torchelastic_launched()
 
 
 def place() -> tuple[int, int]:
@@ -51,10 +53,16 @@ def place() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def launch(
-    work: Work, job: dict[str, Any], devices: int, report: Report, stop: Stop = lambda: False
+def launch(  # noqa: PLR0913 - what, how often, and who is to be asked and told
+    work: Work,
+    job: dict[str, Any],
+    devices: int,
+    report: Report,
+    stop: Stop = lambda: False,
+    *,
+    meeting: Meeting | None = None,
 ) -> None:
-    """Do a job in one process for each device, and wait for them.
+    """Do a job in one process for each device of this machine, and wait for them.
 
     Args:
         work: a function of a module, called in each process with the job, a report, and what
@@ -63,11 +71,13 @@ def launch(
         devices: how many.
         report: gets what the first process reports, in this process.
         stop: whether they shall stop; asked in this process.
+        meeting: where other machines that do the same job are met; None: there are none.
 
     Raises:
         InvalidTrainingRequestError: this machine has fewer GPUs.
         BridgeError: what the first to fail ended with.
-        TrainingFailedError: one of them died.
+        TrainingFailedError: one of them died; TrainingCrashedError, where another machine may have
+            been why.
     """
     found = torch.cuda.device_count()
     if 0 < found < devices:
@@ -75,9 +85,11 @@ def launch(
             f"hyperparameters.devices: {devices} were asked for, and this training worker has "
             f"{found}"
         )
-    # On one machine nobody else needs to reach them.
+    if meeting is None:  # nobody else needs to reach them
+        meeting = Meeting.host(LOOPBACK)
+    address, interface = meeting.interface
     for library in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _INTERFACE)
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
     context = multiprocessing.get_context("spawn")
     lines, stopping = context.SimpleQueue(), context.Event()
     failure: list[BridgeError] = []
@@ -85,29 +97,32 @@ def launch(
     listener.start()
     threading.Thread(target=_watch, args=(stop, stopping), daemon=True).start()
     try:
-        elastic_launch(_config(devices), _run)(os.getpid(), work, job, lines, stopping)
+        start = elastic_launch(_config(devices, meeting, address), _run)
+        start(os.getpid(), work, job, lines, stopping)
     except ChildFailedError as error:
         lines.put(None)
         listener.join(_JOIN_S)
         if failure:
             raise failure[0] from error
         first = min(error.failures.values(), key=lambda one: one.timestamp)
-        raise TrainingFailedError(
+        kind = TrainingFailedError if meeting.nodes == 1 else TrainingCrashedError
+        raise kind(
             f"the process of device {first.local_rank} ended with exit code {first.exitcode}"
         ) from error
     lines.put(None)
     listener.join()
 
 
-def _config(devices: int) -> LaunchConfig:
+def _config(devices: int, meeting: Meeting, address: str) -> LaunchConfig:
     return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=meeting.nodes,
+        max_nodes=meeting.nodes,
         nproc_per_node=devices,
-        run_id=uuid.uuid4().hex,
+        run_id=_RUN_ID,
         rdzv_backend=register(),
-        rdzv_endpoint=LOOPBACK,
-        local_addr=LOOPBACK,
+        rdzv_endpoint=f"{meeting.address}:{meeting.port}",
+        rdzv_configs=meeting.configuration,
+        local_addr=address,
         max_restarts=0,  # the task is redelivered instead
         start_method="spawn",
         monitor_interval=0.1,
@@ -132,14 +147,15 @@ def _watch(stop: Stop, stopping: Any) -> None:
 def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any) -> None:
     """What each process does."""
     die_with(parent)
-    rank, world = place()
+    rank, _ = place()
 
     def report(kind: str, content: dict[str, Any]) -> None:
         if rank == 0:
             lines.put((kind, content))
 
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (job.get("threads") or processors()) // world))
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        torch.set_num_threads(max(1, (job.get("threads") or processors()) // here))
     try:
         work(job, report, stopping.is_set)
     except Exception as error:

@@ -125,7 +125,8 @@ def _trainer_options(parameters: Hyperparameters) -> dict[str, Any]:
         )
     return {
         "devices": parameters.devices,
-        "strategy": "auto" if parameters.devices == 1 else "ddp",
+        "num_nodes": parameters.num_nodes,
+        "strategy": "auto" if parameters.world == 1 else "ddp",
         "precision": parameters.precision,
         "accumulate_grad_batches": parameters.accumulate,
         "gradient_clip_val": parameters.clip,

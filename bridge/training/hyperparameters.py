@@ -47,7 +47,9 @@ class Hyperparameters(BaseModel):
     accumulate: int = Field(default=1, ge=1, le=65_536)
     """Batches whose gradients are gathered for one optimizer step."""
     devices: int = Field(default=1, ge=1, le=64)
-    """Processes that train together, each on a GPU of its own where there are any."""
+    """Processes of a machine that train together, each on a GPU of its own where there are any."""
+    num_nodes: int = Field(default=1, ge=1, le=64)
+    """Machines that train together, each with so many `devices`."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Highest rate of the schedule."""
@@ -78,9 +80,9 @@ class Hyperparameters(BaseModel):
     def _fits_together(self) -> Self:
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(f"'momentum' is of optimizer 'sgd', not of {self.optimizer!r}")
-        if self.batch_size is not None and self.batch_size < _SMALLEST_SHARE * self.devices:
+        if self.batch_size is not None and self.batch_size < _SMALLEST_SHARE * self.world:
             raise ValueError(
-                f"'batch_size' {self.batch_size} is too small to be shared by {self.devices} "
+                f"'batch_size' {self.batch_size} is too small to be shared by {self.world} "
                 f"'devices': {_SMALLEST_SHARE} rows for each are the least"
             )
         return self
@@ -90,7 +92,12 @@ class Hyperparameters(BaseModel):
         if self.batch_size is not None:
             return self.batch_size
         fitting = min(max(rows // _STEPS_AN_EPOCH, _SMALLEST_BATCH), _LARGEST_BATCH)
-        return max(fitting, _SMALLEST_SHARE * self.devices)
+        return max(fitting, _SMALLEST_SHARE * self.world)
+
+    @property
+    def world(self) -> int:
+        """Processes that train together, on all machines."""
+        return self.devices * self.num_nodes
 
     @property
     def warmup(self) -> float:

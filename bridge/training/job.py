@@ -1,7 +1,10 @@
 """What the training process does, from dataset to exported model. Imports torch."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from bridge.training.opening import open_examples
 from bridge.training.pretrained import begin_with, freeze_all_but_head, weights_file
 from bridge.training.proof import Trained, prove
 from bridge.training.published import FIELD
+from bridge.training.rendezvous import Meeting
 from bridge.training.request import TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
 from bridge.training.variants import check_variant
@@ -29,6 +33,7 @@ from bridge.training.variants import check_variant
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
 
+_BREATH_S = 60.0
 _PIECE = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 _LIBRARIES = (
     "taskiq-triton-bridge",
@@ -45,12 +50,47 @@ _LIBRARIES = (
 def work(
     job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Do a job, on as many devices as it asks for; see `train`."""
-    parameters = TrainingRequest.model_validate(job["request"]).hyperparameters
-    if must_launch(parameters.devices):
-        launch(_train_together, {**job, "folder": str(folder)}, parameters.devices, report, stop)
-    else:
+    """Do a job, on as many devices as it asks for; see `train`.
+
+    Where it asks for several machines, `job["meet"]` tells of them: `address` of the first, and
+    this one's `rank`. The first reports as `meeting` what is to be told to the others, which report
+    `sliced` in the end, whatever became of the slice.
+    """
+    request = TrainingRequest.model_validate(job["request"])
+    parameters, together = request.hyperparameters, {**job, "folder": str(folder)}
+    if job.get("finished") or not must_launch(parameters.world):
         train(job, folder, report, stop)
+    elif parameters.num_nodes == 1:
+        launch(_train_together, together, parameters.devices, report, stop)
+    else:
+        meet = job["meet"]
+        if meet["rank"] == 0:
+            dataset_hash = DatasetStore(Path(job["dataset_root"])).fingerprint(request.dataset_id)
+            meeting = Meeting.host(meet["address"], parameters.num_nodes)
+            report("meeting", {"port": meeting.port, "dataset_hash": dataset_hash})
+        else:
+            meeting = Meeting(meet["address"], meet["port"], meet["rank"], parameters.num_nodes)
+        with _breathing(report) if meet["rank"] else contextlib.nullcontext():
+            launch(_train_together, together, parameters.devices, report, stop, meeting=meeting)
+        if meet["rank"]:
+            report("sliced", {})
+
+
+@contextmanager
+def _breathing(report: Report) -> Iterator[None]:
+    """Tell the parent that we are there, as the first machine alone has progress to tell."""
+
+    def breathe() -> None:
+        while not over.wait(_BREATH_S):
+            report("progress", {})
+
+    over, thread = threading.Event(), threading.Thread(target=breathe, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _train_together(job: dict[str, Any], report: Report, stop: Callable[[], bool]) -> None:

@@ -132,7 +132,12 @@ def worker_name() -> str:
 async def is_orphan(jobs: Jobs, task_id: str) -> bool:
     """Whether the worker that holds a task was a process of this machine, and is no more."""
     job = await jobs.find(task_id)
-    host, _, pid = (job.worker if job is not None else "").rpartition(":")
+    return is_dead_neighbour(job.worker if job is not None else "")
+
+
+def is_dead_neighbour(worker: str) -> bool:
+    """Whether a worker, by its name, was a process of this machine, and is no more."""
+    host, _, pid = worker.rpartition(":")
     return host == socket.gethostname() and pid.isdigit() and not _lives(int(pid))
 
 

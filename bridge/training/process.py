@@ -54,6 +54,7 @@ _FOR_CHILD = (
     "dataset_hash",
     "begun",
     "threads",
+    "meet",
 )
 
 
@@ -139,6 +140,8 @@ class Piece:
     """What the first slice said of the weights that it began with."""
     threads: int | None = None
     """With how many it computes; None: as many as there are processors."""
+    meet: dict[str, Any] | None = None
+    """Where other machines are met: `address`, this one's `rank`, and the `port` if it knows it."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it saves and ends at once."""
 
@@ -152,6 +155,8 @@ class Listeners:
     progress: Callable[[Progress], Awaitable[None]]
     checkpoint: Callable[[Path, dict[str, Any]], Awaitable[None]]
     """Gets a file, which it may move, and its facts: see `bridge.training.checkpoints`."""
+    meeting: Callable[[int, str], Awaitable[None]] | None = None
+    """Gets the port where the first of several machines waits, and what its data are."""
 
 
 async def train_in_process(
@@ -291,6 +296,8 @@ async def _listen(
         kind = line.pop("kind")
         if kind == "progress":
             await listeners.progress(line)
+        elif kind == "meeting" and listeners.meeting is not None:
+            await listeners.meeting(line["port"], line["dataset_hash"])
         elif kind == "plan":
             plan = Plan(Signature.from_json(line["signature"]))
             listeners.plan(plan)

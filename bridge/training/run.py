@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import (
+    BridgeError,
     CheckpointError,
     DeviceFailedError,
+    InvalidTrainingRequestError,
+    NodesMissingError,
     TrainingCrashedError,
     TrainingMemoryError,
 )
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
+from bridge.training.ending import end
 from bridge.training.golive import GoLive, PointOfNoReturn, Triton
+from bridge.training.group import Crew, Group
 from bridge.training.places import open_checkpoint_store, open_work_root
 from bridge.training.process import (
     LOG_FILE,
@@ -44,8 +49,25 @@ from bridge.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-GOES_ON = (TrainingCrashedError, TrainingMemoryError, DeviceFailedError, CheckpointError)
+GOES_ON = (
+    TrainingCrashedError,
+    TrainingMemoryError,
+    DeviceFailedError,
+    CheckpointError,
+    NodesMissingError,
+)
 """After which a training goes on from its checkpoint, in a new process, if there is a new one."""
+
+
+def open_checkpoints(request: TrainingRequest, task_id: str, settings: Settings) -> Checkpoints:
+    """The checkpoints of a task that asks for just this.
+
+    Raises:
+        SettingsError: the settings of their store do not fit together.
+    """
+    asked = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    digest = hashlib.sha256(asked.encode()).hexdigest()
+    return Checkpoints(open_checkpoint_store(settings), task_id, digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,8 @@ class Turn:
     """Raises LeaseLostError if the training is another's by now."""
     point: PointOfNoReturn = field(default_factory=PointOfNoReturn)
     """Taken when its model is published."""
+    group: Group | None = None
+    """The machines that may help with it."""
 
 
 class Training:
@@ -86,12 +110,19 @@ class Training:
             SettingsError: the settings of the checkpoint store do not fit together.
         """
         self.request, self.task_id, self._settings = request, task_id, settings
-        asked = json.dumps(request.model_dump(mode="json"), sort_keys=True)
-        digest = hashlib.sha256(asked.encode()).hexdigest()
-        self.checkpoints = Checkpoints(open_checkpoint_store(settings), task_id, digest)
+        self.checkpoints = open_checkpoints(request, task_id, settings)
         self.progressed = False
         """A checkpoint was kept in this turn."""
+        self._resumed = False
         self._live = GoLive(request, task_id, settings, triton)
+
+    def goes_on_after(self, error: BridgeError) -> bool:
+        """Whether a turn that ended so is followed by another, instead of being tried again.
+
+        Only what was got further is: the same crash, over and over, has to end. Where machines are
+        missing, what was trained before waits for them.
+        """
+        return self.progressed or (self._resumed and isinstance(error, NodesMissingError))
 
     async def go_on(
         self, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]
@@ -154,6 +185,7 @@ class Training:
     ) -> Outcome | None:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
+        self._resumed = start is not None
         begun = start.facts.get("weights") if start else None
         threads = threads_for(
             turn.at_once,
@@ -177,6 +209,9 @@ class Training:
             uploads.check()
             uploads.add(file, {**facts, "threads": threads})
 
+        crew = self._crew(turn, start)
+        if crew is not None and not await self._gather(crew, turn, on_progress):
+            return None
         piece = Piece(
             length_s=self._settings.bridge_training_slice_s,
             checkpoint_every_s=self._settings.bridge_checkpoint_every_s,
@@ -188,14 +223,16 @@ class Training:
             ancestor=self._ancestor() if begun is None else None,
             begun=begun,
             threads=threads,
+            meet={"address": crew.address, "rank": 0} if crew else None,
             stop=turn.stop,
         )
-        listeners = Listeners(self._live.check, progress, checkpoint)
+        listeners = Listeners(self._live.check, progress, checkpoint, crew.call if crew else None)
         async with Uploads(keep) as uploads:
             try:
-                outcome = await train_in_process(
+                training = train_in_process(
                     self.request, folder, self._settings.dataset_root, piece, listeners
                 )
+                outcome = await (crew.together(training, turn.stop) if crew else training)
             except GOES_ON:  # of what it saved, something may still be on its way
                 with contextlib.suppress(CheckpointError):
                     await uploads.finish()
@@ -207,3 +244,40 @@ class Training:
                     raise
                 log.warning("a trained network is published without a checkpoint: %s", error)
         return outcome
+
+    def _crew(self, turn: Turn, start: Checkpoint | None) -> Crew | None:
+        """The nodes that this slice needs, where it needs any.
+
+        Raises:
+            InvalidTrainingRequestError: this worker has none.
+        """
+        nodes = self.request.hyperparameters.num_nodes
+        if nodes == 1 or (start is not None and start.facts.get("finished")):
+            return None
+        if turn.group is None:
+            raise InvalidTrainingRequestError(
+                f"hyperparameters.num_nodes: {nodes} were asked for, and this training worker has "
+                "no group of machines (BRIDGE_TRAINING_GROUP)"
+            )
+        return Crew(
+            turn.group,
+            self.request,
+            task_id=self.task_id,
+            token=turn.token,
+            checkpoint=start.facts["sha256"] if start else None,
+        )
+
+    async def _gather(
+        self, crew: Crew, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]
+    ) -> bool:
+        """Wait for the nodes; False: it is to stop before they are there."""
+        gathering = asyncio.create_task(crew.gather(lambda text: on_progress({"stage": text})))
+        stopping = asyncio.create_task(turn.stop.wait())
+        try:
+            await asyncio.wait({gathering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not gathering.done():
+                return False
+            await gathering
+            return True
+        finally:
+            await end(gathering, stopping)

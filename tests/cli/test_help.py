@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from bridge import __version__
 from bridge.cli.app import app
+from bridge.errors import SettingsError
 
 GROUPS = {
     "datasets": ("list", "show", "add", "validate"),
@@ -17,6 +18,7 @@ COMMANDS = [
     "demo",
     "up",
     "worker",
+    "training-node",
     "infer",
     "train",
     "follow",
@@ -70,3 +72,26 @@ def test_a_wrong_command_is_told(command):
     result = run(*command)
     assert result.exit_code == 2
     assert "Error" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "said"),
+    [
+        (["training-node", "--head", "gpu-1"], {}, "BRIDGE_TRAINING_GROUP is not set"),
+        (
+            ["worker", "training", "--workers", "2"],
+            {"BRIDGE_TRAINING_GROUP": "big", "BRIDGE_TRAINING_ADDRESS": "127.0.0.1"},
+            "has one process; further machines run `mlbridge training-node`",
+        ),
+        (
+            ["worker", "training"],
+            {"BRIDGE_TRAINING_GROUP": "big"},
+            "without BRIDGE_TRAINING_ADDRESS",
+        ),
+    ],
+    ids=["no group", "two processes", "no address"],
+)
+def test_a_group_that_cannot_be(command, variables, said):
+    result = CliRunner().invoke(app, command, env=variables)
+    assert isinstance(result.exception, SettingsError)
+    assert said in str(result.exception)
