@@ -34,6 +34,9 @@ def up(
         typer.Option(help="auto: RabbitMQ where it answers or is installed, else Redis Streams."),
     ] = QueueChoice.AUTO,
     *,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Also a Taskiq Dashboard, told of every task.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Start whatever is missing of Triton, Redis, RabbitMQ and both worker pools.
@@ -46,7 +49,7 @@ def up(
     Example: `mlbridge up --workers 2`
     """
     try:
-        asyncio.run(_up(workers, training_workers, queue, json=json))
+        asyncio.run(_up(workers, training_workers, queue, dashboard=dashboard, json=json))
     except (KeyboardInterrupt, asyncio.CancelledError):
         _said(json).print("stopped; nothing is left running")
 
@@ -57,7 +60,12 @@ def _said(json: bool) -> Console:  # noqa: FBT001 - what typer gives
 
 
 async def _up(
-    workers: int | None, training_workers: int, queue: QueueChoice, *, json: bool
+    workers: int | None,
+    training_workers: int,
+    queue: QueueChoice,
+    *,
+    dashboard: bool,
+    json: bool,
 ) -> None:
     cancel_on_sigterm()
     stack = Stack(
@@ -65,6 +73,7 @@ async def _up(
         queue=queue,
         workers=workers,
         training_workers=training_workers,
+        dashboard=dashboard,
         on_change=partial(_show_change, _said(json)),
     )
     async with stack:
