@@ -79,8 +79,7 @@ async def _up(
     async with stack:
         environment = _write_environment(stack)
         if json:
-            parts = [_row(part) | {"log": part.log} for part in stack.parts]
-            print_json({"parts": parts, "environment": environment})
+            print_json({"parts": [_row(part) for part in stack.parts], "environment": environment})
             sys.stdout.flush()
         else:
             _show(stack, environment)
@@ -93,14 +92,21 @@ def _row(part: Part) -> dict[str, Any]:
         "address": part.address,
         "state": part.state,
         "pid": part.pid,
+        "log": part.log,
         "metrics": part.metrics,
     }
 
 
 def _show(stack: Stack, environment: Path) -> None:
-    rows = [_row(part) for part in stack.parts]
-    columns = ("part", "address", "state", "pid", "metrics")
-    print_table("what runs where", columns, [[row[it] for it in columns] for row in rows])
+    print_table(
+        "what runs where",
+        ("part", "address", "state", "pid"),
+        [(part.name, part.address, part.state, part.pid) for part in stack.parts],
+    )
+    for part in stack.parts:
+        if part.metrics is not None:
+            told = f"Metrics of the {part.name}: {part.metrics}"
+            console.print(told, soft_wrap=True, highlight=False)
     console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
     console.print(f"For other terminals:  . {environment}", soft_wrap=True)
     console.print("Ctrl-C drains and ends it.")

@@ -150,6 +150,8 @@ class Stack:
             for kind, count in self._worker_counts().items()
             if count > 0
         )
+        pools = [part.metrics.removesuffix("/metrics") for part in self.parts if part.metrics]
+        self._point_at(bridge_worker_urls=",".join(pools))
 
     def _worker_counts(self) -> dict[WorkerKind, int]:
         return {"inference": self._workers, "training": self._training_workers}
