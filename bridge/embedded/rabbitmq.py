@@ -44,6 +44,7 @@ class RabbitMQServer(Server):
         consumer_timeout_ms: how long a delivery may stay unacknowledged; RabbitMQ's default
             is 30 minutes.
         management: run the management plugin, on a free port.
+        prometheus: run the plugin that Prometheus reads, on a free port.
     """
 
     name = "rabbitmq"
@@ -59,12 +60,14 @@ class RabbitMQServer(Server):
         port: int | None = None,
         consumer_timeout_ms: int | None = None,
         management: bool = False,
+        prometheus: bool = False,
     ) -> None:
         super().__init__(state)
-        ports = free_ports(4)
+        ports = free_ports(5)
         self.port = port or ports[0]
         self._distribution_port, self._epmd_port = ports[1:3]
         self.management_port = ports[3] if management else None
+        self.prometheus_port = ports[4] if prometheus else None
         self.password = secrets.token_urlsafe(24)
         self._consumer_timeout_ms = consumer_timeout_ms
         self._epmd = Process(state, self.room, "epmd")
@@ -93,8 +96,16 @@ class RabbitMQServer(Server):
             config += (
                 f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
             )
+        if self.prometheus_port is not None:
+            config += (
+                f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {self.prometheus_port}\n"
+            )
         (self.room / "rabbitmq.conf").write_text(config)
-        plugins = "rabbitmq_management" if self.management_port is not None else ""
+        ports = {
+            "rabbitmq_management": self.management_port,
+            "rabbitmq_prometheus": self.prometheus_port,
+        }
+        plugins = ",".join(name for name, port in ports.items() if port is not None)
         (self.room / "enabled_plugins").write_text(f"[{plugins}].\n")
         for folder in ("home", "mnesia", "log", "config"):
             (self.room / folder).mkdir(exist_ok=True)
@@ -139,7 +150,10 @@ class RabbitMQServer(Server):
     async def _answers(self) -> bool:
         if not await amqp_answers("127.0.0.1", self.port):
             return False
-        return self.management_port is None or await port_open("127.0.0.1", self.management_port)
+        for port in (self.management_port, self.prometheus_port):
+            if port is not None and not await port_open("127.0.0.1", port):
+                return False
+        return True
 
 
 def find_rabbitmq_server() -> Path:
