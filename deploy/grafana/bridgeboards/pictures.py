@@ -156,9 +156,10 @@ def _lines(
 def _with_gaps(series: Series) -> tuple[list[float], list[float]]:
     """No line leads over times of which nothing is known."""
     steps = [later - time for time, later in pairwise(series.times)]
+    usual = min(steps, default=0.0)
     times, values = series.times[:1], series.values[:1]
     for step, time, value in zip(steps, series.times[1:], series.values[1:], strict=True):
-        if step > 2 * min(steps):
+        if step > 2 * usual:
             times.append(time)
             values.append(math.nan)
         times.append(time)
