@@ -48,7 +48,7 @@ async def test_a_training_is_seen_while_it_runs_and_then_only_counted(pool):
     found = await until(port, lambda found: found.get(("bridge_training_jobs", "running")) == 0)
     assert gauges(found) == set()
     handle = await pool.client.train(
-        "few", {"architecture": "cnn", "model_id": "watched"}, {"epochs": 40, "batch_size": 8}
+        "few", {"architecture": "cnn", "model_id": "watched"}, {"epochs": 20, "batch_size": 8}
     )
     seen = {(f"bridge_training_{name}", "watched") for name in WHILE}
     found = await until(port, lambda found: gauges(found) == seen)
