@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextvars import Context
 from typing import Protocol
 
 from bridge.errors import (
@@ -25,6 +26,7 @@ from bridge.lanes import Item, Lane, LaneKey, Model, Reply
 from bridge.observer import SILENT, Observer
 from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, join_rows, split_rows
+from bridge.tracing import tracer
 
 logger = logging.getLogger("bridge.batcher")
 
@@ -117,6 +119,7 @@ class Batcher:
         lane.max_rows = spec.max_batch_size if spec.mixable and not alone else 0
         rows = next(iter(inputs.values())).shape[0] if batched and inputs else 1
         item = Item(inputs, rows, loop.time() + timeout_s, loop.create_future())
+        item.mark = tracer().here()
         lane.items.append(item)
         lane.rows += rows
         model = self._model(spec.name)
@@ -194,7 +197,8 @@ class Batcher:
             if batch:
                 model.in_flight += 1
                 model.alone_out += lane.alone
-                task = asyncio.create_task(self._run(model, lane, batch))
+                # Nobody's context: it runs the rows of many.
+                task = asyncio.create_task(self._run(model, lane, batch), context=Context())
                 self._batches[task] = batch
                 task.add_done_callback(self._batches.pop)
 
@@ -244,11 +248,12 @@ class Batcher:
         timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()
         rows, started = [item.rows for item in batch], time.perf_counter()
         self.observer.sent(lane.name, sum(rows), [started - item.since for item in batch])
-        version = None
+        marks, version = [item.mark for item in batch], None
         try:
-            reply = await self._send(
-                lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
-            )
+            with tracer().batch(lane.name, lane.version, sum(rows), marks):
+                reply = await self._send(
+                    lane.name, _joined(batch), version=lane.version, timeout_s=max(timeout_s, 0.001)
+                )
             version = None if lane.version else reply.model_version
         finally:
             self.observer.answered(lane.name, version, time.perf_counter() - started)

@@ -201,6 +201,22 @@ class TrainingCrashedError(TrainingFailedError):
     fate = Fate.RETRY
 
 
+class DeviceFailedError(TrainingFailedError):
+    """A GPU or its driver failed; a new process may find it well."""
+
+    fate = Fate.RETRY
+
+
+class TrainingMemoryError(TrainingFailedError):
+    """The training needs more memory than it may have, or than its GPU has."""
+
+
+class MachineMemoryError(TrainingMemoryError):
+    """The machine ran out of memory, and the kernel killed the training process."""
+
+    fate = Fate.RETRY
+
+
 class CheckpointError(TrainingError):
     """A checkpoint cannot be written or read; the one before it still is there."""
 

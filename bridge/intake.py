@@ -35,6 +35,7 @@ from bridge.errors import (
     outcome_of,
 )
 from bridge.labels import deadline_of, retries_of, waited_of
+from bridge.log_lines import TASK_ID
 from bridge.messages import encode_result, read_labels
 from bridge.observer import SILENT, Observer
 from bridge.results import REPLY_TO, RedisResults
@@ -58,6 +59,8 @@ class Intake:
         """Names of those that look themselves for whether they are cancelled."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
+        self.given_up: list[Callable[[TaskiqMessage, TaskiqResult[Any]], None]] = []
+        """Called with each dead-lettered task, which middlewares do not hear of."""
         self.observer: Observer = SILENT
         """Hears what becomes of messages."""
         self.cancelled = results.cancellations
@@ -94,6 +97,7 @@ class Intake:
         try:
             message = self._read(delivery)
             if isinstance(message, TaskiqMessage):
+                TASK_ID.set(message.task_id)
                 return await self._take(message, delivery)
             logger.warning("dead-lettered a message that is no task: %s", message)
             await self._dead_letter(delivery, message)
@@ -301,7 +305,10 @@ class Intake:
         """Dead-letter a task, and let its caller hear of it."""
         logger.warning("dead-lettered task %s: %s", message.task_id, error)
         await self._dead_letter(delivery, error)
-        await self._save(message, _result(message, None, error, 0.0))
+        result = _result(message, None, error, 0.0)
+        await self._save(message, result)
+        for listener in self.given_up:
+            listener(message, result)
         await delivery.ack()
         self.observer.ended(message, None, outcome_of(error), None)
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from bridge.errors import BridgeError, InferenceTimeoutError
 from bridge.limit import Limit
@@ -29,7 +30,7 @@ LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...], bool]
 class Item:
     """One caller's rows, waiting or out."""
 
-    __slots__ = ("deadline", "inputs", "reply", "rows", "since", "timer")
+    __slots__ = ("deadline", "inputs", "mark", "reply", "rows", "since", "timer")
 
     def __init__(
         self, inputs: Mapping[str, Tensor], rows: int, deadline: float, reply: Reply
@@ -39,6 +40,8 @@ class Item:
         self.deadline = deadline
         self.since = time.perf_counter()
         self.reply = reply
+        self.mark: Any = None
+        """Of the caller's span, if it is traced."""
         self.timer = reply.get_loop().call_at(deadline, self._expire)
 
     def _expire(self) -> None:
@@ -112,7 +115,9 @@ class Model:
     def seen(self, lane: Lane, rows: int, now: float) -> None:
         """A message with so many rows has come."""
         full = max(1.0, lane.max_rows / rows) if rows else 1.0
-        if not self.used:
+        if lane.alone:  # says nothing about others
+            pass
+        elif not self.used:
             self.messages_in_batch = full
         else:
             self.messages_in_batch += (full - self.messages_in_batch) * _OF_LATE

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import re
+from contextvars import Context
 from typing import Any
 
 import msgpack
@@ -22,6 +23,7 @@ from bridge.cancellations import Cancellations
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
 from bridge.settings import Settings
+from bridge.tracing import tracer
 
 REPLY_TO = "reply_to"
 """Label with the token of the channel on which the caller listens."""
@@ -128,8 +130,10 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         pending = _Pending(task_id, value, token)
         self._pending.append(pending)
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
-        await pending.saved
+            # Nobody's context: it writes the results of many.
+            self._writer = asyncio.create_task(self._write(), context=Context())
+        with tracer().saving():
+            await pending.saved
 
     @property
     def redis(self) -> Redis:

@@ -14,8 +14,8 @@ from bridge.errors import BackendCrashedError, BridgeError, Fate, ModelUnavailab
 # model is back.
 _WHILE_AWAY = 60
 _WHILE_AWAY_S = 8.0
-# A task that comes back after a crash is alone with its model in its worker, though others' tasks
-# may be there from another worker: if it dies three times more, it is the task that kills it.
+# A task that comes back after a crash is the only suspect, though new tasks may be there: if the
+# model dies three times more, it is the task that kills it.
 _CRASHES = 3
 
 

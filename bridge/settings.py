@@ -23,6 +23,7 @@ from pydantic_settings import SettingsConfigDict
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
 from bridge.mistyped import mistyped
+from bridge.telemetry_settings import TelemetrySettings
 from bridge.training_settings import TrainingSettings
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
@@ -36,7 +37,7 @@ TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part
 """The fields of each part's certificate files; an empty variable is an unset one."""
 
 
-class Settings(TrainingSettings):
+class Settings(TrainingSettings, TelemetrySettings):
     """Everything that can be set from outside; every variable is optional.
 
     A field's environment variable is its name in capitals.
@@ -96,6 +97,12 @@ class Settings(TrainingSettings):
     rabbitmq_ca_file: Path | None = None
     rabbitmq_cert_file: Path | None = None
     rabbitmq_key_file: Path | None = None
+    rabbitmq_management_url: str | None = None
+    """Of RabbitMQ's management API, for `mlbridge status` and `doctor`. Unset: its default port on
+    RABBITMQ_HOST."""
+    bridge_worker_urls: str = ""
+    """Where worker pools answer `/readyz` and `/metrics`, separated by commas, for `mlbridge
+    status` and `doctor`. Unset: BRIDGE_METRICS_PORT of this machine, if that is set."""
 
     # Results and progress.
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")
@@ -153,6 +160,18 @@ class Settings(TrainingSettings):
             if "/" in address or not host or not port.isdigit():
                 raise ValueError(
                     f"each address must be host:port of Triton's gRPC (8001), got {address!r}"
+                )
+        return value
+
+    @field_validator("rabbitmq_management_url", "bridge_worker_urls")
+    @classmethod
+    def _pages(cls, value: str | None) -> str | None:
+        for url in filter(None, (value or "").split(",")):
+            parts = urlsplit(url.strip())
+            web = parts.scheme in {"http", "https"} and _is_clear(url.strip())
+            if not web or "@" in parts.netloc:  # it is shown
+                raise ValueError(
+                    "must be http://host:port or https://..., without user or password"
                 )
         return value
 
@@ -214,6 +233,18 @@ class Settings(TrainingSettings):
         return TlsFiles(*(getattr(self, name) for name in TLS_FILES[part]))
 
     @property
+    def secrets(self) -> set[str]:
+        """Every secret text of these settings: to be covered in logs, never for showing."""
+        texts = {
+            value.get_secret_value()
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), SecretStr)
+        }
+        passwords = {urlsplit(text).password for text in texts if "://" in text}
+        texts = {text for text in texts if "://" not in text}
+        return texts | {quote(text, safe="") for text in texts} | {it for it in passwords if it}
+
+    @property
     def payload_ttl_s(self) -> int:
         """How long a payload can be read, in seconds."""
         return self.bridge_payload_ttl_s or self.bridge_result_ttl_s
@@ -247,6 +278,22 @@ class Settings(TrainingSettings):
         scheme = "amqps" if self.rabbitmq_tls else "amqp"
         vhost = quote(self.rabbitmq_vhost, safe="")
         return f"{scheme}://{self.rabbitmq_host}:{self.rabbitmq_port}/{vhost}"
+
+    @property
+    def management_url(self) -> str:
+        """Where RabbitMQ's management API is, or would be."""
+        if self.rabbitmq_management_url:
+            return self.rabbitmq_management_url.rstrip("/")
+        host = f"[{self.rabbitmq_host}]" if ":" in self.rabbitmq_host else self.rabbitmq_host
+        return f"https://{host}:15671" if self.rabbitmq_tls else f"http://{host}:15672"
+
+    @property
+    def worker_urls(self) -> list[str]:
+        """Where worker pools answer; none, if nothing says so."""
+        urls = [url.strip().rstrip("/") for url in self.bridge_worker_urls.split(",")]
+        if not any(urls) and self.bridge_metrics_port is not None:
+            return [f"http://127.0.0.1:{self.bridge_metrics_port}"]
+        return [url for url in urls if url]
 
     @property
     def redis_connect_url(self) -> str:

@@ -40,6 +40,9 @@ class TrainingSettings(BaseSettings):
     """Seconds that one training may take, over all its slices. Unset: any."""
     bridge_training_memory_bytes: int | None = Field(default=None, ge=1)
     """Main memory that one training process may have. Unset: any."""
+    bridge_training_threads: int | None = Field(default=None, ge=1)
+    """With how many threads one training computes on processors; OMP_NUM_THREADS overrules it.
+    Unset: its share of the processors, among the workers of its pool."""
 
     @field_validator("checkpoint_root", mode="before")
     @classmethod

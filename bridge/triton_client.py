@@ -7,6 +7,7 @@ gRPC with Triton's model-repository extension, from tritonclient's generated stu
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Any, Self
 
 import grpc
@@ -36,6 +37,7 @@ from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor, TensorSpec
+from bridge.tracing import tracer
 from bridge.triton_errors import triton_error
 
 ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
@@ -157,7 +159,8 @@ class TritonClient:
         if not fresh and key in self._specs:
             return self._specs[key]
         if key not in self._fetches:
-            self._fetches[key] = asyncio.create_task(self._fetch_spec(name, version))
+            fetch = self._fetch_spec(name, version)
+            self._fetches[key] = asyncio.create_task(fetch, context=Context())  # many share it
             self._fetches[key].add_done_callback(lambda _: self._fetches.pop(key, None))
         return await asyncio.shield(self._fetches[key])
 
@@ -195,7 +198,8 @@ class TritonClient:
             request.raw_input_contents.append(tensor.data)
 
         async def ask(server: _Server) -> Any:
-            answer = await server.stub.ModelInfer(request, timeout=timeout_s)
+            with tracer().asking(server.address, name) as metadata:
+                answer = await server.stub.ModelInfer(request, timeout=timeout_s, metadata=metadata)
             server.died.pop(name, None)
             return answer
 
@@ -278,6 +282,20 @@ class TritonClient:
         request = service_pb2.RepositoryIndexRequest()
         reply = await self._call(server, server.stub.RepositoryIndex, request, "")
         return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
+
+    async def server_version(self) -> str:
+        """Triton's version, of one server: "2.51.0"."""
+        server = self._servers.candidates()[0]
+        request = service_pb2.ServerMetadataRequest()
+        reply = await self._call(server, server.stub.ServerMetadata, request, "")
+        return str(reply.version)
+
+    async def config(self, name: str, version: str = "") -> Any:
+        """A served model's `ModelConfig` message, of one server."""
+        server = self._servers.candidates()[0]
+        request = service_pb2.ModelConfigRequest(name=name, version=version)
+        reply = await self._call(server, server.stub.ModelConfig, request, name)
+        return reply.config
 
     async def statistics(self, name: str = "") -> list[Any]:
         """`ModelStatistics` messages of every server, for one model or all."""

@@ -55,3 +55,21 @@ async def test_an_unbroken_run_is_one_frame():
     await acks.flush()
     assert channel.frames == 1
     assert len(channel.acked) == 100
+
+
+async def test_a_connection_that_is_lost_costs_no_more_than_the_acknowledgements_on_it():
+    class Closing:
+        """What aiormq tells those who wait while it closes a connection without a reason."""
+
+        async def basic_ack(self, delivery_tag, multiple=False):  # noqa: FBT002
+            raise Exception  # noqa: TRY002 - the very class
+
+        async def basic_nack(self, delivery_tag, requeue):
+            raise Exception  # noqa: TRY002 - the very class
+
+    acks = Acknowledger(Closing(), together=1)
+    for tag in (1, 2):
+        acks.delivered(tag)
+    acks.done(1)
+    await acks.flush()
+    await acks.hand_back(2)

@@ -10,6 +10,7 @@ import pytest
 
 from bridge.errors import InvalidNameError, PublishError, UnknownModelError
 from bridge.repository import ModelRepository, Signature, check_model_id, render_config
+from bridge.repository.signature import nameless
 from bridge.tensors import TensorSpec
 
 
@@ -227,6 +228,65 @@ def test_model_whose_only_version_was_withdrawn_can_come_back(repository, files)
     assert repository.models() == []
     assert publish(repository, files, width=5) == 2
     assert "dims: [ 5 ]" in (repository.root / "m" / "config.pbtxt").read_text()
+
+
+EDITED = """# ours: two on the first GPU
+name: "m"
+backend: "onnxruntime"
+max_batch_size: 8
+input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "probabilities" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }
+instance_group [ { name: "first" count: 2 kind: KIND_GPU gpus: [ 0 ] } ]
+optimization { execution_accelerators { gpu_execution_accelerator [ { name: "tensorrt" } ] } }
+dynamic_batching { max_queue_delay_microseconds: 500 }
+"""
+
+
+def test_what_the_operator_edited_stays_and_is_what_candidates_are_tried_with(repository, files):
+    publish(repository, files)
+    config = repository.root / "m" / "config.pbtxt"
+    config.write_text(EDITED)
+    candidate = repository.lay_candidate("m", files, signature())
+    # Under its own name Triton would refuse a config that names the model.
+    tried = (repository.root / candidate.name / "config.pbtxt").read_text()
+    assert tried == EDITED.replace('name: "m"', "", 1)
+    assert repository.publish(candidate, {"task_id": "second"}) == 2
+    assert config.read_text() == EDITED
+    assert publish(repository, files, task="third") == 3
+    assert config.read_text() == EDITED
+
+
+def test_an_edited_config_does_not_let_another_signature_in(repository, files):
+    publish(repository, files)
+    (repository.root / "m" / "config.pbtxt").write_text(EDITED.replace("[ 4 ]", "[ 5 ]"))
+    with pytest.raises(PublishError, match="choose another model_id"):
+        repository.lay_candidate("m", files, signature(width=5))
+    assert repository.versions("m") == [1]
+
+
+def test_a_config_that_the_operator_removed_is_written_anew(repository, files):
+    publish(repository, files)
+    config = repository.root / "m" / "config.pbtxt"
+    config.unlink()
+    assert publish(repository, files, task="next") == 2
+    assert config.read_text() == render_config(signature())
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('name: "m"\nbackend: "b"', '\nbackend: "b"'),
+        ("name : 'm'; max_batch_size: 1", " max_batch_size: 1"),
+        ('input { name: "x" } name: "m"', 'input { name: "x" } '),
+        ('input [ { name: "x" }, { name: "y" } ]', 'input [ { name: "x" }, { name: "y" } ]'),
+        ('# name: "m" {\nname: "m"', '# name: "m" {\n'),
+        (r'p { key: "}\"" } name: "m"', r'p { key: "}\"" } '),
+        ('default_model_filename: "name: 1"', 'default_model_filename: "name: 1"'),
+        ('instance_group < name: "a" > name: "m"', 'instance_group < name: "a" > '),
+    ],
+)
+def test_only_the_models_own_name_is_left_out(text, left):
+    assert nameless(text) == left
 
 
 def test_versions_are_numbers_only(repository, files):

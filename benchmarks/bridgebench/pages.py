@@ -14,6 +14,10 @@ TRAINING = (
     "<!-- begin: written by `make bench-train` -->",
     "<!-- end: written by `make bench-train` -->",
 )
+GPU = (
+    "<!-- begin: written by `make gpu-check` -->",
+    "<!-- end: written by `make gpu-check` -->",
+)
 
 
 def render(

@@ -6,21 +6,23 @@ from typing import Annotated
 
 import typer
 
-from bridge import __version__
 from bridge.cli.bench import bench
 from bridge.cli.cancel import cancel, pause, resume
 from bridge.cli.card import card
 from bridge.cli.datasets import datasets
 from bridge.cli.demo import demo
 from bridge.cli.dlq import dlq
+from bridge.cli.doctor import doctor
+from bridge.cli.follow import follow
 from bridge.cli.infer import infer
 from bridge.cli.logs import logs
-from bridge.cli.output import errors
+from bridge.cli.output import errors, print_json
 from bridge.cli.status import models, status
 from bridge.cli.train import train
 from bridge.cli.up import up
 from bridge.cli.worker import worker
 from bridge.errors import BridgeError
+from bridge.versions import versions
 
 EXIT_FAILED = 1
 
@@ -36,21 +38,32 @@ app = typer.Typer(
 )
 
 
-def _version(*, asked: bool) -> None:
-    if asked:
-        print(f"mlbridge {__version__}")
-        raise typer.Exit
+def _show_versions(*, as_json: bool) -> None:
+    found = versions()
+    if as_json:
+        print_json(found)
+        return
+    print(f"mlbridge {found.pop('mlbridge')}")
+    for part, version in found.items():
+        if version is not None:
+            print(f"{part} {version}")
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     *,
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=lambda asked: _version(asked=asked), is_eager=True),
+        bool, typer.Option("--version", help="Show the version of each part that is installed.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --version: print JSON.")] = False,
 ) -> None:
     """Read options that stand before the command."""
+    if version:
+        _show_versions(as_json=json)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise typer.BadParameter("which command? `mlbridge --help` lists them")
 
 
 app.command()(demo)
@@ -58,11 +71,13 @@ app.command()(up)
 app.command()(worker)
 app.command()(infer)
 app.command()(train)
+app.command()(follow)
 app.command()(cancel)
 app.command()(pause)
 app.command()(resume)
 app.command()(logs)
 app.command()(status)
+app.command()(doctor)
 app.command()(models)
 app.command()(card)
 app.command()(bench)

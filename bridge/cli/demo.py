@@ -14,12 +14,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bridge.cli.follow import follow_training
 from bridge.cli.memory import PeakMemory
 from bridge.cli.output import Json, errors, print_json, print_table
-from bridge.cli.train import follow
 from bridge.cli.up import cancel_on_sigterm
 from bridge.client import BridgeClient
 from bridge.embedded.stack import QueueChoice, Stack
+from bridge.embedded.triton import TritonServer
 from bridge.errors import RuntimeStartError
 from bridge.settings import load_settings
 from bridge.tensors import Array, Tensor
@@ -53,6 +54,9 @@ def demo(
         QueueChoice, typer.Option(help="auto: RabbitMQ where it is installed, else Redis Streams.")
     ] = QueueChoice.AUTO,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the training: 32, bf16-mixed; 16-mixed on a GPU.")
+    ] = None,
     *,
     json: Json = False,
 ) -> None:
@@ -63,7 +67,9 @@ def demo(
 
     Example: `mlbridge demo --json`
     """
-    report = asyncio.run(_demo(queue, epochs))
+    given = {"epochs": epochs, "precision": precision}
+    hyperparameters = {name: value for name, value in given.items() if value is not None}
+    report = asyncio.run(run_demo(hyperparameters, queue))
     if json:
         print_json(report)
     else:
@@ -71,7 +77,18 @@ def demo(
     raise typer.Exit(0 if report["passed"] else _EXIT_MISSED)
 
 
-async def _demo(queue: QueueChoice, epochs: int | None) -> dict[str, Any]:
+async def run_demo(
+    hyperparameters: dict[str, Any], queue: QueueChoice = QueueChoice.AUTO
+) -> dict[str, Any]:
+    """The whole demo; tells on standard error how far it is.
+
+    Args:
+        hyperparameters: of the training, where not the usual ones.
+        queue: as for `Stack`.
+
+    Returns:
+        The report that `--json` prints; `passed` says whether it went well.
+    """
     cancel_on_sigterm()
     started = time.perf_counter()
     train, validation = _digits()
@@ -88,19 +105,25 @@ async def _demo(queue: QueueChoice, epochs: int | None) -> dict[str, Any]:
                 BridgeClient(stack.settings) as client,
                 TritonClient.from_settings(stack.settings) as triton,
             ):
-                trained = await _train(client, epochs)
+                trained = await _train(client, hyperparameters)
                 report = await _compare(client, triton, trained, validation)
+            report["served_on"] = await served_on(stack, trained["model_name"])
             report["queue"] = stack.settings.bridge_queue
         report["peak_memory_mb"] = memory.peak_mb
     report["total_s"] = round(time.perf_counter() - started, 1)
     return report
 
 
-async def _train(client: BridgeClient, epochs: int | None) -> dict[str, Any]:
-    handle = await client.train(
-        DATASET, {"architecture": "cnn"}, {} if epochs is None else {"epochs": epochs}
-    )
-    trained = await follow(handle)
+async def served_on(stack: Stack, model: str) -> list[dict[str, str]]:
+    """What each instance of a model runs on: `device`, `provider`, as our own Triton tells."""
+    servers = (part.server for part in stack.parts)
+    triton = next(server for server in servers if isinstance(server, TritonServer))
+    return [each for each in await triton.instances() if each["model"] == model]
+
+
+async def _train(client: BridgeClient, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    handle = await client.train(DATASET, {"architecture": "cnn"}, hyperparameters)
+    trained = await follow_training(client, handle, f"training {DATASET}")
     _say(f"live: {trained['model_name']} version {trained['model_version']}")
     return trained
 
@@ -230,6 +253,8 @@ def _show(report: dict[str, Any]) -> None:
     sizes = ", ".join(f"{size}: {count}" for size, count in report["batches"].items())
     _say(f"both ways agree on {report['agreement']:.2%} of the images")
     _say(f"batches that Triton ran (rows: count): {sizes}")
+    devices = sorted({f"{each['device']} ({each['provider']})" for each in report["served_on"]})
+    _say(f"served on: {', '.join(devices)}")
     _say(f"trained in {report['training_s']:.1f} s, everything in {report['total_s']:.1f} s")
     _say(f"peak memory of all processes together: {report['peak_memory_mb']:,.0f} MB")
     _say("passed" if report["passed"] else f"FAILED: under {WANTED_ACCURACY:.0%}, or they differ")

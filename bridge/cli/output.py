@@ -7,6 +7,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 errors = Console(stderr=True)
@@ -22,14 +23,25 @@ def print_json(value: Any) -> None:
     print(text.decode())
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write one table to standard output."""
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table for a person."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(table, markup=False)
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    return table
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write one table to standard output."""
+    console.print(make_table(title, columns, rows), markup=False)
+
+
+def print_json_line(value: Any) -> None:
+    """Write one JSON document in one line, at once: one of many."""
+    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
+    print(text.decode(), flush=True)
 
 
 def sparkline(values: Sequence[float]) -> str:

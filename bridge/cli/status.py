@@ -1,30 +1,34 @@
 """`mlbridge status` and `mlbridge models`: what is up, what waits, what is served."""
 
 import asyncio
+import contextlib
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from rich.live import Live
 
-from bridge.advice import redis_advice
-from bridge.cli.output import Json, console, print_json, print_table, sparkline
+from bridge.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_json_line,
+    print_table,
+    sparkline,
+)
+from bridge.cli.overview import as_json, render
+from bridge.cli.up import cancel_on_sigterm
 from bridge.client import BridgeClient
-from bridge.errors import BridgeError, QueueError, RestrictedError, TritonError, outcome_of
+from bridge.errors import RestrictedError, TritonError, outcome_of
 from bridge.names import check_name
-from bridge.queues import queue_depths
+from bridge.overview import look, take_samples
 from bridge.settings import Settings, load_settings
 from bridge.specs import ModelState
 from bridge.tensors import TensorSpec
-from bridge.trainings import Trainings
 from bridge.triton_client import TritonClient
 
 _EXIT_MISSING = 1
 _WELL = {"queued", "running", "paused", "succeeded"}
-
-_JOB = ("task_id", "state", "priority", "slices", "worker")
-_NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
 
 
 def status(
@@ -32,13 +36,29 @@ def status(
         str | None, typer.Argument(help="A task: show its state, progress or result.")
     ] = None,
     *,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C; with --json a line for each.")
+    ] = False,
+    every_s: Annotated[
+        float, typer.Option("--every", min=0.1, metavar="SECONDS", help="How often, with --watch.")
+    ] = 2.0,
+    window_s: Annotated[
+        float,
+        typer.Option("--window", min=0.1, metavar="SECONDS", help="Models' rates are of so long."),
+    ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Show what is up, what waits and who consumes; or one task.
+    """Show what is up, what waits, who consumes and how fast models answer; or one task.
 
-    The exit code is 1 when a part is missing, or the task failed or is unknown.
+    The exit code is 1 when a part is missing (with --watch: was at last), or the task failed or
+    is unknown.
+
+    Rates of queues come from RabbitMQ's management API (RABBITMQ_MANAGEMENT_URL), where there is
+    one; workers and p50/p99 from worker pools with a BRIDGE_METRICS_PORT (BRIDGE_WORKER_URLS).
 
     Example: `mlbridge status`
+
+    Example: `mlbridge status --watch --every 5`
 
     Example: `mlbridge status 5f0c... --json`
     """
@@ -47,23 +67,40 @@ def status(
         print_json(found) if json else _show_task(found)
         raise typer.Exit(0 if found["state"] in _WELL else _EXIT_MISSING)
     settings = load_settings()
-    parts, queues = asyncio.run(_parts(settings))
-    trainings = asyncio.run(_trainings(settings))
-    if json:
-        print_json({"parts": parts, "queues": queues, "trainings": trainings})
+    if watch:
+        missing = asyncio.run(_watch(settings, every_s, json=json))
     else:
-        print_table("parts", ("part", "address", "state"), [tuple(part.values()) for part in parts])
-        print_table(
-            "queues", ("queue", "waiting", "consumers"), [tuple(row.values()) for row in queues]
-        )
-        if trainings:
-            print_table(
-                "trainings",
-                ("task", "state", "priority", "slices", "worker"),
-                [tuple(job[key] for key in _JOB) for job in trainings],
-            )
-    missing = [part for part in parts if part["state"] != "up"]
+        missing = asyncio.run(_look_once(settings, window_s, json=json))
     raise typer.Exit(_EXIT_MISSING if missing else 0)
+
+
+async def _look_once(settings: Settings, window_s: float, *, json: bool) -> bool:
+    before = await take_samples(settings)
+    overview, _ = await look(settings, before, window_s=window_s)
+    if json:
+        print_json(as_json(overview))
+    else:
+        console.print(render(overview), markup=False)
+    return bool(overview.missing)
+
+
+async def _watch(settings: Settings, every_s: float, *, json: bool) -> bool:
+    """Look again and again until Ctrl-C or SIGTERM; whether something was missing at the last."""
+    cancel_on_sigterm()
+    live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
+    missing = False
+    with contextlib.suppress(asyncio.CancelledError), live or contextlib.nullcontext():
+        samples = await take_samples(settings)
+        while True:
+            overview, samples = await look(settings, samples, window_s=every_s)
+            missing = bool(overview.missing)
+            if json:
+                print_json_line(as_json(overview))
+            elif live is None:
+                console.print(render(overview), markup=False)
+            else:
+                live.update(render(overview), refresh=True)
+    return missing
 
 
 def models(*, json: Json = False) -> None:
@@ -94,59 +131,6 @@ def models(*, json: Json = False) -> None:
             for row in rows
         ],
     )
-
-
-async def _parts(settings: Settings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    parts: list[dict[str, Any]] = []
-    queues: list[dict[str, Any]] = []
-
-    def add(part: str, address: str, problem: str | None) -> None:
-        parts.append({"part": part, "address": address, "state": problem or "up"})
-
-    streams = settings.bridge_queue == "redis-streams"
-    try:
-        queues = [
-            {"queue": depth.name, "waiting": depth.messages, "consumers": depth.consumers}
-            for depth in await queue_depths(settings)
-        ]
-        problem = None
-    except BridgeError as error:
-        problem = str(error)
-    where = settings.redis_shown if streams else settings.rabbitmq_shown
-    add("Redis Streams" if streams else "RabbitMQ", where, problem)
-    add("Redis", settings.redis_shown, await _redis_problem(settings))
-    for address in settings.triton_addresses:
-        add("Triton", address, await _triton_problem(settings, address))
-    for row, pool in ((0, "inference"), (2, "training")):
-        served = len(queues) > row and queues[row]["consumers"]
-        add(f"{pool} workers", "", None if served else _NOBODY)
-    return parts, queues
-
-
-async def _trainings(settings: Settings) -> list[dict[str, Any]]:
-    async with Redis.from_url(settings.redis_connect_url) as redis:
-        try:
-            return [asdict(job) for job in await Trainings(redis, settings).all()]
-        except QueueError:  # the parts tell
-            return []
-
-
-async def _redis_problem(settings: Settings) -> str | None:
-    async with Redis.from_url(settings.redis_connect_url) as redis:
-        try:
-            await redis.ping()
-        except RedisError as error:
-            return f"not reachable: {error}; {redis_advice(error, settings.redis_shown)}"
-    return None
-
-
-async def _triton_problem(settings: Settings, address: str) -> str | None:
-    async with TritonClient.from_settings(settings, [address]) as triton:
-        try:
-            await triton.check()
-        except TritonError as error:
-            return str(error)
-    return None
 
 
 async def _task(task_id: str) -> dict[str, Any]:

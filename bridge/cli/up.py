@@ -34,6 +34,9 @@ def up(
         typer.Option(help="auto: RabbitMQ where it answers or is installed, else Redis Streams."),
     ] = QueueChoice.AUTO,
     *,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Also a Taskiq Dashboard, told of every task.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Start whatever is missing of Triton, Redis, RabbitMQ and both worker pools.
@@ -46,7 +49,7 @@ def up(
     Example: `mlbridge up --workers 2`
     """
     try:
-        asyncio.run(_up(workers, training_workers, queue, json=json))
+        asyncio.run(_up(workers, training_workers, queue, dashboard=dashboard, json=json))
     except (KeyboardInterrupt, asyncio.CancelledError):
         _said(json).print("stopped; nothing is left running")
 
@@ -57,7 +60,12 @@ def _said(json: bool) -> Console:  # noqa: FBT001 - what typer gives
 
 
 async def _up(
-    workers: int | None, training_workers: int, queue: QueueChoice, *, json: bool
+    workers: int | None,
+    training_workers: int,
+    queue: QueueChoice,
+    *,
+    dashboard: bool,
+    json: bool,
 ) -> None:
     cancel_on_sigterm()
     stack = Stack(
@@ -65,13 +73,13 @@ async def _up(
         queue=queue,
         workers=workers,
         training_workers=training_workers,
+        dashboard=dashboard,
         on_change=partial(_show_change, _said(json)),
     )
     async with stack:
         environment = _write_environment(stack)
         if json:
-            parts = [_row(part) | {"log": part.log} for part in stack.parts]
-            print_json({"parts": parts, "environment": environment})
+            print_json({"parts": [_row(part) for part in stack.parts], "environment": environment})
             sys.stdout.flush()
         else:
             _show(stack, environment)
@@ -84,14 +92,21 @@ def _row(part: Part) -> dict[str, Any]:
         "address": part.address,
         "state": part.state,
         "pid": part.pid,
+        "log": part.log,
         "metrics": part.metrics,
     }
 
 
 def _show(stack: Stack, environment: Path) -> None:
-    rows = [_row(part) for part in stack.parts]
-    columns = ("part", "address", "state", "pid", "metrics")
-    print_table("what runs where", columns, [[row[it] for it in columns] for row in rows])
+    print_table(
+        "what runs where",
+        ("part", "address", "state", "pid"),
+        [(part.name, part.address, part.state, part.pid) for part in stack.parts],
+    )
+    for part in stack.parts:
+        if part.metrics is not None:
+            told = f"Metrics of the {part.name}: {part.metrics}"
+            console.print(told, soft_wrap=True, highlight=False)
     console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
     console.print(f"For other terminals:  . {environment}", soft_wrap=True)
     console.print("Ctrl-C drains and ends it.")

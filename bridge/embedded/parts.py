@@ -12,6 +12,7 @@ from bridge.settings import Settings
 from bridge.triton_client import TritonClient
 
 _REDIS_PORT = 6379
+_HTTP_PORTS = {"http": 80, "https": 443}
 
 
 class PartState(StrEnum):
@@ -89,3 +90,9 @@ async def triton_runs(settings: Settings) -> bool:
                 return await client.ready()
         except TimeoutError:
             return False
+
+
+async def dashboard_runs(url: str) -> bool:
+    """Whether something listens where TASKIQ_DASHBOARD_URL says."""
+    parts = urlsplit(url)
+    return await port_open(parts.hostname or "", parts.port or _HTTP_PORTS[parts.scheme])

@@ -14,7 +14,15 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from bridge.embedded.parts import Part, PartState, rabbitmq_runs, redis_runs, triton_runs
+from bridge.embedded.dashboard import DashboardServer
+from bridge.embedded.parts import (
+    Part,
+    PartState,
+    dashboard_runs,
+    rabbitmq_runs,
+    redis_runs,
+    triton_runs,
+)
 from bridge.embedded.ports import free_ports
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
 from bridge.embedded.redis import RedisServer
@@ -50,6 +58,7 @@ class Stack:
         queue: AUTO takes RabbitMQ where one answers or is installed, else Redis Streams.
         workers: inference worker processes; `ML_WORKER_COUNT` by default, 0 for none.
         training_workers: training worker processes; 0 for none.
+        dashboard: have a Taskiq Dashboard, and tell it of tasks.
         on_change: called with a part whenever its state changes.
     """
 
@@ -61,6 +70,7 @@ class Stack:
         queue: QueueChoice = QueueChoice.AUTO,
         workers: int | None = None,
         training_workers: int = 1,
+        dashboard: bool = False,
         on_change: Callable[[Part], None] | None = None,
     ) -> None:
         self.settings = self._given = settings
@@ -69,6 +79,7 @@ class Stack:
         self._queue = queue
         self._workers = settings.ml_worker_count if workers is None else workers
         self._training_workers = training_workers
+        self._dashboard = dashboard
         self._on_change = on_change
         self._state = StateFolder()
 
@@ -129,6 +140,8 @@ class Stack:
         servers: list[Awaitable[None]] = [self._start_redis(), self._start_triton()]
         if use_rabbitmq:
             servers.append(self._start_rabbitmq())
+        if self._dashboard:
+            servers.append(self._start_dashboard())
         queue = QueueChoice.RABBITMQ if use_rabbitmq else QueueChoice.REDIS_STREAMS
         self._point_at(bridge_queue=queue.value)
         await _all_or_nothing(servers)
@@ -137,6 +150,8 @@ class Stack:
             for kind, count in self._worker_counts().items()
             if count > 0
         )
+        pools = [part.metrics.removesuffix("/metrics") for part in self.parts if part.metrics]
+        self._point_at(bridge_worker_urls=",".join(pools))
 
     def _worker_counts(self) -> dict[WorkerKind, int]:
         return {"inference": self._workers, "training": self._training_workers}
@@ -204,13 +219,26 @@ class Stack:
         if not self._private and await triton_runs(self.settings):
             self._add_found("triton", self.settings.triton_url)
             return
-        server = TritonServer(self._state, self.settings.model_repository)
+        server = TritonServer(
+            self._state, self.settings.model_repository, traces_url=self.settings.traces_url
+        )
         await self._start_part("triton", server, server.address)
         self._point_at(
             triton_url=server.address,
             triton_admin_key=SecretStr(server.admin_key),
             triton_tls=False,
             **_no_files("triton"),
+        )
+
+    async def _start_dashboard(self) -> None:
+        url = self.settings.taskiq_dashboard_url
+        if url is not None and not self._private and await dashboard_runs(url):
+            self._add_found("dashboard", url)
+            return
+        server = DashboardServer(self._state)
+        await self._start_part("dashboard", server, server.url)
+        self._point_at(
+            taskiq_dashboard_url=server.url, taskiq_dashboard_token=SecretStr(server.token)
         )
 
     async def _start_workers(self, kind: WorkerKind, count: int) -> None:

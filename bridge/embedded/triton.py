@@ -16,6 +16,9 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.embedded.leftovers import remove_scratch, remove_shared_memory
 from bridge.embedded.ports import free_ports
@@ -29,6 +32,8 @@ from bridge.repository import ModelRepository
 _INSTALL = "pip install 'taskiq-triton-bridge[embedded]', or set TRITON_URL to one that runs"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _CANNOT_LOAD = 127  # the dynamic linker's exit code
+_INSTANCE_METRIC = "bridge_onnxruntime_session_info"
+_INSTANCE_LABELS = ("model", "version", "instance", "device", "provider")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -45,6 +50,8 @@ class TritonServer(Server):
         models: which to load at each start; by default all that the repository holds; not what
             a publisher that died left there. One that cannot be loaded does not stop the others.
         ports: of gRPC, HTTP and metrics; free ones by default.
+        traces_url: where its OpenTelemetry spans go, `http://host:4318/v1/traces`; they belong to
+            the trace that a request's `traceparent` names.
     """
 
     name = "triton"
@@ -59,8 +66,10 @@ class TritonServer(Server):
         *,
         models: Sequence[str] | None = None,
         ports: tuple[int, int, int] | None = None,
+        traces_url: str | None = None,
     ) -> None:
         super().__init__(state)
+        self._traces_url = traces_url
         self.repository = repository.resolve()
         self.admin_key = secrets.token_urlsafe(32)
         self.grpc_port, self.http_port, self.metrics_port = ports or free_ports(3)
@@ -81,6 +90,20 @@ class TritonServer(Server):
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    async def instances(self) -> list[dict[str, str]]:
+        """What the instances of ONNX models run on, as the backend tells Triton's metrics.
+
+        Returns:
+            For each: `model`, `version`, `instance`, `device` (as `cuda:0`), `provider`.
+        """
+        text = await asyncio.to_thread(_read, self.metrics_url)
+        return [
+            {name: sample.labels[name] for name in _INSTANCE_LABELS}
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == _INSTANCE_METRIC
+        ]
 
     def _command(self) -> list[str]:
         self._files = _find_files()
@@ -109,6 +132,7 @@ class TritonServer(Server):
             f"--metrics-port={self.metrics_port}",
             f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
             f"--http-restricted-api={_RESTRICTED}:{key}",
+            *_tracing(self._traces_url),
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -190,6 +214,13 @@ class _Files:
     onnxruntime_backend: Path
 
 
+def _tracing(url: str | None) -> list[str]:
+    if url is None:
+        return []
+    settings = ("mode=opentelemetry", "rate=1", "level=TIMESTAMPS", f"opentelemetry,url={url}")
+    return [f"--trace-config={setting}" for setting in settings]
+
+
 _ignored = shutil.ignore_patterns("__pycache__")
 
 
@@ -214,6 +245,12 @@ def _find_files() -> _Files:
     if not files.stub.is_file():
         raise RuntimeStartError(f"Triton's wheel has no Python backend for Python {_PYTHON}")
     return files
+
+
+def _read(url: str) -> str:
+    with urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server
+        text: str = answer.read().decode()
+    return text
 
 
 def _onnxruntime_backend() -> Path:

@@ -8,15 +8,32 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
+from bridge.dashboard import DashboardReporter
 from bridge.queues.depths import QueueDepth, queue_depths
+from bridge.queues.existing import Existing, Found, compare
 from bridge.queues.letters import Letters
+from bridge.queues.management import Management, NodeFigures, QueueFigures
 from bridge.queues.rabbit_letters import rabbit_letters
 from bridge.queues.rabbitmq import RabbitMQBroker
 from bridge.queues.stream_letters import stream_letters
 from bridge.queues.streams import StreamBroker
 from bridge.settings import Settings
+from bridge.traces import TracesMiddleware
 
-__all__ = ["Broker", "Kind", "QueueDepth", "build_broker", "open_letters", "queue_depths"]
+__all__ = [
+    "Broker",
+    "Existing",
+    "Found",
+    "Kind",
+    "Management",
+    "NodeFigures",
+    "QueueDepth",
+    "QueueFigures",
+    "build_broker",
+    "compare",
+    "open_letters",
+    "queue_depths",
+]
 
 Kind = Literal["inference", "training"]
 Broker = RabbitMQBroker | StreamBroker
@@ -41,9 +58,16 @@ def build_broker(settings: Settings, kind: Kind) -> Broker:
         prefetch = _TRAINING_PREFETCH
         # Only by its own label: the default is for callers who wait.
         settings = settings.model_copy(update={"bridge_deadline_s": None})
+    broker: Broker
     if settings.bridge_queue == "rabbitmq":
-        return RabbitMQBroker(settings, queue, routing_key, prefetch)
-    return StreamBroker(settings, queue, prefetch)
+        broker = RabbitMQBroker(settings, queue, routing_key, prefetch)
+    else:
+        broker = StreamBroker(settings, queue, prefetch)
+    if settings.traces_wanted:
+        broker.add_middlewares(TracesMiddleware(settings, broker.intake, kind, queue))
+    if settings.taskiq_dashboard_url is not None:
+        broker.add_middlewares(DashboardReporter(settings, broker.intake, queue))
+    return broker
 
 
 def open_letters(

@@ -7,9 +7,11 @@ Enters: delivery tags, in the order of delivery, and which of them are done. Lea
 import asyncio
 import itertools
 import logging
+from contextvars import Context
 
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import AMQPError
+
+from bridge.queues.lost import is_lost
 
 # A quorum queue writes each frame's acknowledgements to its log before it delivers more: many
 # small frames and it becomes the slowest part. Nobody waits for an acknowledgement.
@@ -52,8 +54,10 @@ class Acknowledger:
         # Until this is written the tag stays among those that no `multiple` may run over.
         try:
             await self.channel.basic_nack(tag, requeue=True)
-        except (AMQPError, OSError, RuntimeError) as error:
-            logger.info("could not hand back, the connection was lost: %s", error)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            logger.info("could not hand back, the connection was lost: %r", error)
         self._delivered.pop(tag, None)
 
     async def flush(self) -> None:
@@ -67,7 +71,7 @@ class Acknowledger:
             self._timer.cancel()
             self._timer = None
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+            self._flushing = asyncio.create_task(self._flush(), context=Context())
 
     async def _flush(self) -> None:
         try:
@@ -83,7 +87,9 @@ class Acknowledger:
                 for tag in overtook:
                     self._delivered.pop(tag, None)
                     await self.channel.basic_ack(tag)
-        except (AMQPError, OSError, RuntimeError) as error:
+        except Exception as error:
+            if not is_lost(error):
+                raise
             # The channel is gone, and RabbitMQ delivers again what it did not see acknowledged.
-            logger.info("could not acknowledge, the connection was lost: %s", error)
+            logger.info("could not acknowledge, the connection was lost: %r", error)
             self._done.clear()

@@ -14,11 +14,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import aiormq
-import aiormq.exceptions
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import DeliveredMessage
 from taskiq_aio_pika.queue import Queue
+
+from bridge.queues.lost import is_lost
 
 logger = logging.getLogger("bridge.queues")
 
@@ -26,7 +26,6 @@ _LOOK_EVERY_S = 0.1
 _COMPLAIN_EVERY_S = 5.0
 _REPLY_S = 10.0
 _SMALLER_LOOKS = 20  # for how many looks a much smaller prefetch must be enough
-_Lost = (aiormq.exceptions.AMQPError, OSError, RuntimeError, TimeoutError)
 
 
 class Consumer:
@@ -75,7 +74,9 @@ class Consumer:
         while True:
             try:
                 await self._look(await self._robust.get_underlay_channel())
-            except _Lost as error:
+            except Exception as error:
+                if not is_lost(error):
+                    raise
                 now = asyncio.get_running_loop().time()
                 if now > complained + _COMPLAIN_EVERY_S:
                     complained = now
@@ -89,8 +90,10 @@ class Consumer:
         tag, self._tag = self._tag, None
         try:
             await self._channel.basic_cancel(tag, timeout=_REPLY_S)
-        except _Lost as error:
-            logger.info("the connection was lost before the consumer was cancelled: %s", error)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            logger.info("the connection was lost before the consumer was cancelled: %r", error)
 
     async def _look(self, channel: Any) -> None:
         wanted = self._prefetch()

@@ -11,6 +11,7 @@ from functools import partial
 
 from taskiq import AckableMessage, TaskiqMessage
 
+from bridge.log_lines import TASK_ID
 from bridge.messages import Formatter
 
 Ack = Callable[[], Awaitable[None]]
@@ -45,6 +46,7 @@ class WatchingFormatter(Formatter):
         read = super().loads(bytes(message))  # orjson takes no subclass
         running = asyncio.current_task()
         if running is not None:
+            TASK_ID.set(read.task_id)
             running.add_done_callback(partial(_over, message, read))
         return read
 

@@ -30,6 +30,7 @@ from bridge.queues.consumer import Consumer
 from bridge.queues.depths import ready_messages
 from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
+from bridge.queues.lost import is_lost
 from bridge.queues.tiers import ATTEMPTS, Tiers, copy_of, early
 from bridge.queues.topology import find
 from bridge.queues.trouble import rabbitmq_trouble
@@ -108,7 +109,9 @@ class RabbitMQBroker(AioPikaBroker):
                 ) from None
             except aiormq.exceptions.ChannelAccessRefused as error:
                 raise rabbitmq_trouble(error, self._where) from None
-            except (aiormq.exceptions.AMQPError, OSError, RuntimeError) as error:
+            except Exception as error:
+                if not is_lost(error):
+                    raise
                 if time.monotonic() + pause_s > deadline:
                     raise QueueError(
                         f"RabbitMQ at {self._where} did not take the task within {_PUBLISH_S:g} s "

@@ -62,6 +62,7 @@ def _training(_: str, card: Mapping[str, Any]) -> str:
         "seconds": card.get("training_s", card.get("duration_s")),
         "slices": card.get("slices"),
         "begun with": card.get("weights"),
+        "weights kept, to go on from": card.get("kept_weights"),
     }
     parts = card.get("hyperparameters", {})
     return _table(("parameter", "value"), [*parts.items(), *asked.items(), *used.items()])

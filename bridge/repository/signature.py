@@ -1,5 +1,6 @@
 """What a model takes and gives, and how Triton's `config.pbtxt` says it. Pure: no I/O."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,13 @@ LABELS = "labels.txt"
 # Triton's Python-based backend makes two by default, each a process with the model in memory.
 # No kind: a GPU is used where there is one.
 _ONE_INSTANCE = "instance_group [ { count: 1 } ]"
+
+# Of protocol buffers' text format, what may hold a brace or the word `name` without meaning it.
+_TOKEN = re.compile(
+    r"""(?P<name>(?<![\w.])name\s*:\s*("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')[;,]?)"""
+    r"""|(?P<open>[{<])|(?P<close>[}>])"""
+    r"""|#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,21 @@ def render_config(signature: Signature) -> str:
     lines += inputs + outputs + [_ONE_INSTANCE]
     lines += ["dynamic_batching { }"] if batched else []
     return "\n".join(lines) + "\n"
+
+
+def nameless(config: str) -> str:
+    """A `config.pbtxt` without the model's own name, so that another folder can bear it.
+
+    Names of inputs, accelerators and the like stay.
+    """
+    depth = 0
+
+    def keep(match: re.Match[str]) -> str:
+        nonlocal depth
+        depth += bool(match["open"]) - bool(match["close"])
+        return "" if match["name"] and not depth else match[0]
+
+    return _TOKEN.sub(keep, config)
 
 
 def _block(kind: str, spec: TensorSpec, *, batched: bool, labelled: bool = False) -> str:

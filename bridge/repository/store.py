@@ -6,11 +6,12 @@ whoever asks Triton between `lay_candidate` and `publish`.
 
 Layout (Triton's own):
 
-    <root>/<model>/config.pbtxt            one for all versions, replaced atomically
+    <root>/<model>/config.pbtxt            one for all versions; once it is there, the operator's
     <root>/<model>/labels.txt              one class a line, where there are classes
     <root>/<model>/<n>/model.onnx          a version; never changes once it is there
     <root>/<model>/<n>/card.json           what it is, and which task made it
     <root>/<model>/<n>/card.md             the same, for people
+    <root>/<model>/<n>/weights.safetensors what its network learned, where a training made it
     <root>/<model>/.withdrawn-<n>/         keeps the number of a refused version from coming back
     <root>/<model>.candidate-<token>/      a whole model under a name that nobody calls
 
@@ -40,7 +41,7 @@ from bridge.errors import (
 from bridge.names import CANDIDATE, check_name
 from bridge.repository.disk import rename, sync, sync_tree, write
 from bridge.repository.readable import render_card
-from bridge.repository.signature import CONFIG, LABELS, Signature, render_config
+from bridge.repository.signature import CONFIG, LABELS, Signature, nameless, render_config
 
 CARD = "card.json"
 READABLE_CARD = "card.md"
@@ -144,7 +145,8 @@ class ModelRepository:
         Args:
             model: the name that it shall be published under.
             files: folder whose files make up a version (`model.onnx` and what belongs to it).
-            signature: becomes `config.pbtxt`.
+            signature: becomes `config.pbtxt`, unless the model has one: what stands there, as the
+                operator may have edited it, is what the candidate is tried with.
 
         Raises:
             PublishError: another signature than the model's.
@@ -159,7 +161,7 @@ class ModelRepository:
             self.root.mkdir(parents=True, exist_ok=True)
             staging.mkdir()
             shutil.copytree(files, staging / "1")
-            (staging / CONFIG).write_text(render_config(signature))
+            (staging / CONFIG).write_text(self._config(model) or render_config(signature))
             if signature.labels:
                 (staging / LABELS).write_text("".join(f"{x}\n" for x in signature.labels))
             sync_tree(staging)
@@ -199,8 +201,10 @@ class ModelRepository:
                 # Where the lock does not reach (some network file systems), the model may have
                 # come into being just now.
                 self.check_signature(candidate.model, candidate.signature)
-                for name in (LABELS, CONFIG) if candidate.signature.labels else (CONFIG,):
-                    (laid / name).replace(home / name)
+                if candidate.signature.labels:
+                    (laid / LABELS).replace(home / LABELS)
+                if self._config(candidate.model) is None:
+                    (laid / CONFIG).replace(home / CONFIG)
                 version = self.next_version(candidate.model)
                 while not rename(laid / "1", home / str(version)):
                     version += 1
@@ -263,6 +267,18 @@ class ModelRepository:
         except FileNotFoundError:
             return
         shutil.rmtree(gone, ignore_errors=True)
+
+    def _config(self, model: str) -> str | None:
+        """The config that the model's versions are served with, for any name.
+
+        None where there is no version: what lies there was for another signature.
+        """
+        if not self.versions(model):
+            return None
+        try:
+            return nameless((self.root / model / CONFIG).read_text())
+        except FileNotFoundError:
+            return None
 
     def _is_model(self, name: str) -> bool:
         try:

@@ -18,21 +18,26 @@ from taskiq import (
 from taskiq.exceptions import NoResultError
 from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge import log_lines
 from bridge.batcher import Batcher, Send
 from bridge.broker import broker, settings, training_broker
 from bridge.channels import REDIS_LOST
 from bridge.courtesy import Watch
-from bridge.crashes import report
+from bridge.crashes import report, turn_of_suspect
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
 from bridge.inference import Inference, Request
 from bridge.labels import timeout_of
 from bridge.messages import is_binary
+from bridge.names import check_name
 from bridge.outage import Outage
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
 from bridge.tasks.health import Watched, answering
 from bridge.triton_client import TritonClient
+
+if broker.is_worker_process:
+    log_lines.write(settings.bridge_log_format, settings.secrets)
 
 _REDIS_AGAIN_S = 1.0
 _LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows
@@ -145,17 +150,25 @@ async def ml_inference(
 async def _predict(
     message: TaskiqMessage, turn: Turn, model_id: Any, input_data: Any, version: Any
 ) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        if suspect := turn.crashes > 0:
+            model = check_name("model_id", model_id)
+            await stack.enter_async_context(turn_of_suspect(broker.results.redis, model))
+        request = Request(
+            model_id,
+            input_data,
+            version,
+            timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
+            left_s=turn.left_s,
+            alone=suspect,
+            binary=is_binary(message.labels),
+            takes_references=TAKES_REFERENCES in message.labels,
+        )
+        return await _answered(message, request)
+
+
+async def _answered(message: TaskiqMessage, request: Request) -> dict[str, Any]:
     inference: Inference = broker.state.inference
-    request = Request(
-        model_id,
-        input_data,
-        version,
-        timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
-        left_s=turn.left_s,
-        alone=turn.crashes > 0,
-        binary=is_binary(message.labels),
-        takes_references=TAKES_REFERENCES in message.labels,
-    )
     try:
         return await inference.answer(request)
     except PayloadMissingError:

@@ -6,8 +6,11 @@ unacknowledged for long, and jobs take turns. `bridge.jobs` says whose turn it i
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
+import multiprocessing
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
@@ -23,6 +26,7 @@ from taskiq import (
 )
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
+from bridge import log_lines
 from bridge.broker import settings, training_broker
 from bridge.channels import REDIS_LOST, listen
 from bridge.courtesy import is_busy, until_busy
@@ -34,7 +38,6 @@ from bridge.errors import (
     LeaseLostError,
     TaskCancelledError,
     TaskExpiredError,
-    TrainingCrashedError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
@@ -48,10 +51,15 @@ from bridge.training.lease import Lease, Orders, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
 from bridge.training.request import parse_request
+from bridge.training.run import GOES_ON
 from bridge.training.sweeper import keep_swept
+from bridge.training.threads import pool_size
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
+
+if training_broker.is_worker_process:
+    log_lines.write(settings.bridge_log_format, settings.secrets)
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
@@ -119,6 +127,12 @@ def open_jobs() -> Jobs:
         lease_s=settings.bridge_training_lease_s,
         keep_s=settings.bridge_checkpoint_keep_s,
     )
+
+
+@functools.cache
+def _at_once() -> int:
+    """How many trainings run at a time in this worker's pool; taskiq starts its processes."""
+    return pool_size(sys.argv) if multiprocessing.parent_process() is not None else 1
 
 
 def _cancel(task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
@@ -214,7 +228,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     except TritonUnavailableError as error:
         log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
         return Later(_NO_TRITON_S)
-    except (TrainingCrashedError, CheckpointError) as error:
+    except GOES_ON as error:
         if not training.progressed:
             raise
         log.warning("task %s goes on from its checkpoint: %s", task_id, error)
@@ -286,7 +300,7 @@ async def _slice(
 ) -> dict[str, Any] | None:
     """Train for a while; None: it is not done."""
     task_id, orders = training.task_id, Orders()
-    mine = run.Turn(lease.token, number, _WORKER, orders.stop, lease.confirm)
+    mine = run.Turn(lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm)
     running = (task_id, lease, orders)
     _running.append(running)
     working = asyncio.create_task(training.go_on(mine, _saver(training)))

@@ -12,7 +12,6 @@ too, is really free afterwards.
 
 import contextlib
 import ctypes
-import errno
 import importlib
 import io
 import json
@@ -24,7 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import BridgeError, CheckpointError, TrainingFailedError
+from bridge.training.failures import told
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -49,27 +48,12 @@ def main() -> int:
             importlib.import_module("bridge.training.job").work(
                 job, Path(job["folder"]), report, stop.is_set
             )
-        except BridgeError as error:
-            traceback.print_exc()
-            kind = CheckpointError if no_room(error) else type(error)
-            report("error", {"class": kind.__name__, "message": str(error)})
-            return 1
         except Exception as error:  # noqa: BLE001  (the parent must hear of it)
             traceback.print_exc()
-            text = f"training stopped with {type(error).__name__}: {error}"
-            kind = CheckpointError if no_room(error) else TrainingFailedError
+            kind, text = told(error)
             report("error", {"class": kind.__name__, "message": text})
             return 1
     return 0
-
-
-def no_room(error: BaseException | None) -> bool:
-    """Whether a full disk is behind it: then there may be room in a while."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _hear(orders: io.FileIO, stop: threading.Event) -> None:

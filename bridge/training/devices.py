@@ -26,7 +26,9 @@ from bridge.errors import (
     error_class,
 )
 from bridge.training.child import die_with
+from bridge.training.failures import told
 from bridge.training.rendezvous import LOOPBACK, register
+from bridge.training.threads import processors
 
 Report = Callable[[str, dict[str, Any]], None]
 Stop = Callable[[], bool]
@@ -137,12 +139,15 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
             lines.put((kind, content))
 
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world))
+        torch.set_num_threads(max(1, (job.get("threads") or processors()) // world))
     try:
         work(job, report, stopping.is_set)
-    except BridgeError as error:
-        # From whichever comes first: the launcher ends the others as soon as one has ended.
-        lines.put(("error", {"class": type(error).__name__, "text": str(error)}))
+    except Exception as error:
+        # From whichever comes first: the launcher ends the others as soon as one has ended. What
+        # another's death causes tells nothing.
+        kind, text = told(error)
+        if kind is not TrainingFailedError or isinstance(error, BridgeError):
+            lines.put(("error", {"class": kind.__name__, "text": text}))
         raise
     finally:
         if distributed.is_initialized():

@@ -121,6 +121,7 @@ def open_model(path: Path) -> Callable[[Array], Array]:
     options.log_severity_level = 3  # errors; warnings are about its own optimisations
     # Its threads would turn in circles for work, on processors that others share.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda rows: session.run(None, {name: rows})[0]

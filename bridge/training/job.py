@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch  # noqa: F401 - before what needs it
+import torch
 
 from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.repository import Signature
@@ -19,8 +19,9 @@ from bridge.training.examples import Examples
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.opening import open_examples
-from bridge.training.pretrained import begin_with, weights_file
+from bridge.training.pretrained import begin_with, freeze_all_but_head, weights_file
 from bridge.training.proof import Trained, prove
+from bridge.training.published import FIELD
 from bridge.training.request import TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
 from bridge.training.variants import check_variant
@@ -88,12 +89,14 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples, sequences=sequences)
     check_variant(network, request.model.variant)
-    weights = _begin(request, examples, network, store.root)
+    weights = _begin(request, examples, network, job)
     report("plan", {"signature": signature.to_json()})
 
     slices = Slices(
         folder=folder,
-        saved=lambda facts: report("checkpoint", {**facts, "dataset_hash": dataset_hash}),
+        saved=lambda facts: report(
+            "checkpoint", {**facts, "dataset_hash": dataset_hash, **weights}
+        ),
         stop=stop,
         resume=Path(job["resume"]) if job.get("resume") else None,
         **{name: job[name] for name in _PIECE if name in job},
@@ -124,6 +127,7 @@ def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:
         "task": examples.task,
         "rows": {"train": rows, "validation": len(examples.validation.inputs)},
         "hyperparameters": _used(parameters, rows),
+        "threads": torch.get_num_threads(),
         "libraries": _libraries(),
     }
 
@@ -166,18 +170,32 @@ def _network(
 
 
 def _begin(
-    request: TrainingRequest, examples: Examples, network: architectures.Network, root: Path
+    request: TrainingRequest,
+    examples: Examples,
+    network: architectures.Network,
+    job: dict[str, Any],
 ) -> dict[str, Any]:
     """Load the weights that the request names; returns what the result says of it."""
-    if request.model.weights is None:
+    asked = request.model
+    if asked.weights is None and asked.from_model is None:
         return {}
+    field = "weights" if asked.from_model is None else "from_model"
     if examples.words is not None and examples.words.tokenizer is not None:
         raise InvalidTrainingRequestError(
-            "model_config.weights: the vocabulary of text comes from the dataset, so weights that "
+            f"model_config.{field}: the vocabulary of text comes from the dataset, so weights that "
             "were trained on another one mean something else; send token numbers instead"
         )
-    path = weights_file(root, request.model.weights)
-    return {"weights": begin_with(network.inner, path, freeze=request.model.freeze)}
+    if job.get("begun") is not None:  # the checkpoint has what they became
+        if asked.freeze:
+            freeze_all_but_head(network.inner)
+        return {"weights": job["begun"]}
+    if asked.weights is not None:
+        path = weights_file(Path(job["dataset_root"]), asked.weights)
+        return {"weights": begin_with(network.inner, path, freeze=asked.freeze)}
+    ancestor = job["ancestor"]
+    begun = begin_with(network.inner, Path(ancestor["path"]), freeze=asked.freeze, field=FIELD)
+    del begun["file"]
+    return {"weights": {"model": ancestor["model"], "version": ancestor["version"], **begun}}
 
 
 def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:

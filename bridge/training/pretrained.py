@@ -1,10 +1,12 @@
-"""Fine-tuning: a network begins with weights of the user's own. Loads torch with first use only.
+"""Fine-tuning: a network begins with weights that exist. Loads torch with first use only.
 
-Enters: the name of a file under `DATASET_ROOT`. Leaves: weights in the network, and what was not
-found there. Files are safetensors, or torch's with nothing in them but tensors: no code in them
-runs.
+Enters: a file, under `DATASET_ROOT` or of a published version. Leaves: weights in the network, and
+what was not found there. Files are safetensors, or torch's with nothing in them but tensors: no
+code in them runs.
 """
 
+import errno
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ ENDINGS = (".safetensors", ".pt", ".pth")
 
 _FIELD = "model_config.weights"
 _MOST_NAMES = 10
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def weights_file(root: Path, name: str) -> Path:
@@ -45,7 +48,9 @@ def weights_file(root: Path, name: str) -> Path:
     return path
 
 
-def begin_with(network: "nn.Module", path: Path, *, freeze: bool) -> dict[str, Any]:
+def begin_with(
+    network: "nn.Module", path: Path, *, freeze: bool, field: str = _FIELD
+) -> dict[str, Any]:
     """Load weights into a network, by their names.
 
     All must fit but those of the head, the last module with weights, which may have been made for
@@ -53,8 +58,9 @@ def begin_with(network: "nn.Module", path: Path, *, freeze: bool) -> dict[str, A
 
     Args:
         network: an architecture's, untrained.
-        path: from `weights_file`.
+        path: from `weights_file`, or of a published version.
         freeze: train the head only; what lies before it stays as it is, its batch statistics too.
+        field: which the caller has set, for errors.
 
     Returns:
         `file`, `loaded` (how many tensors), `initialised` (names that were not loaded), `frozen`.
@@ -62,7 +68,7 @@ def begin_with(network: "nn.Module", path: Path, *, freeze: bool) -> dict[str, A
     Raises:
         InvalidTrainingRequestError: the file cannot be read, or its tensors do not fit.
     """
-    given, own, head = _read(path), network.state_dict(), _head(network)
+    given, own, head = _read(path, field), network.state_dict(), _head(network)
     fresh = {name for name in own if name not in given or given[name].shape != own[name].shape}
     problems = {
         "missing": [name for name in own if name not in given and name not in head],
@@ -76,12 +82,12 @@ def begin_with(network: "nn.Module", path: Path, *, freeze: bool) -> dict[str, A
     if any(problems.values()):
         told = "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names)
         raise InvalidTrainingRequestError(
-            f"{_FIELD}: {path.name!r} does not fit this network ({told}); check architecture, "
+            f"{field}: {path.name!r} does not fit this network ({told}); check architecture, "
             f"model_config.options and the dataset's shape"
         )
     network.load_state_dict({n: t for n, t in given.items() if n not in fresh}, strict=False)
     if freeze:
-        _freeze(network, head)
+        freeze_all_but_head(network)
     return {
         "file": path.name,
         "loaded": len(own) - len(fresh),
@@ -90,7 +96,31 @@ def begin_with(network: "nn.Module", path: Path, *, freeze: bool) -> dict[str, A
     }
 
 
-def _read(path: Path) -> "dict[str, torch.Tensor]":
+def save_weights(network: "nn.Module", path: Path) -> dict[str, Any]:
+    """Write all that a network has learned as safetensors; returns `file`, `tensors`, `bytes`.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    import torch  # noqa: PLC0415  (see above)
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    # Copies: what shares its memory would be refused.
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    try:
+        save_file(state, path)
+    except SafetensorError as error:  # it has the system's own number in its text only
+        number = _OS_ERROR.search(str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    return {"file": path.name, "tensors": len(state), "bytes": path.stat().st_size}
+
+
+def _read(path: Path, field: str) -> "dict[str, torch.Tensor]":
     import torch  # noqa: PLC0415  (see above)
     from safetensors.torch import load_file  # noqa: PLC0415
 
@@ -102,13 +132,13 @@ def _read(path: Path) -> "dict[str, torch.Tensor]":
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidTrainingRequestError(
-            f"{_FIELD}: cannot read {path.name!r} as nothing but tensors: {first}"
+            f"{field}: cannot read {path.name!r} as nothing but tensors: {first}"
         ) from error
     if not isinstance(found, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
     ):
         raise InvalidTrainingRequestError(
-            f"{_FIELD}: {path.name!r} is no state dict: save a network's `state_dict()`"
+            f"{field}: {path.name!r} is no state dict: save a network's `state_dict()`"
         )
     return dict(found)
 
@@ -123,7 +153,9 @@ def _head(network: "nn.Module") -> set[str]:
     return {name for name in network.state_dict() if name.startswith(prefix)}
 
 
-def _freeze(network: "nn.Module", head: set[str]) -> None:
+def freeze_all_but_head(network: "nn.Module") -> None:
+    """Have only the last module with weights learn."""
+    head = _head(network)
     for name, weight in network.named_parameters():
         weight.requires_grad_(name in head)
     for name, module in network.named_modules():

@@ -22,9 +22,19 @@ from typing import Any
 
 import psutil
 
-from bridge.errors import TrainingCrashedError, TrainingFailedError, error_class
+from bridge.errors import (
+    MachineMemoryError,
+    TrainingCrashedError,
+    TrainingFailedError,
+    TrainingMemoryError,
+    error_class,
+)
 from bridge.repository import Signature
+from bridge.training.failures import LESS_MEMORY
+from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
+from bridge.training.room import kernel_kills
+from bridge.training.threads import environment
 
 Progress = dict[str, Any]
 
@@ -36,7 +46,15 @@ _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
 _SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
-_FOR_CHILD = ("length_s", "checkpoint_every_s", "limit_s", "finished", "dataset_hash")
+_FOR_CHILD = (
+    "length_s",
+    "checkpoint_every_s",
+    "limit_s",
+    "finished",
+    "dataset_hash",
+    "begun",
+    "threads",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +70,9 @@ class Outcome:
 
     plan: Plan
     result: dict[str, Any]
-    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `hyperparameters`
-    (as used), `training_s`, `timings`, `libraries`; `variant`, where one was asked for."""
+    """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `threads`,
+    `hyperparameters` (as used), `training_s`, `timings`, `libraries`; `variant`, where one was
+    asked for."""
 
 
 @contextmanager
@@ -114,6 +133,12 @@ class Piece:
     """It is that of a trained network."""
     dataset_hash: str | None = None
     """What the data were when that was saved; other data are refused."""
+    ancestor: Ancestor | None = None
+    """What it begins with, where that is a published version."""
+    begun: dict[str, Any] | None = None
+    """What the first slice said of the weights that it began with."""
+    threads: int | None = None
+    """With how many it computes; None: as many as there are processors."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: it saves and ends at once."""
 
@@ -145,7 +170,8 @@ async def train_in_process(
         None: it is not trained yet, and its last checkpoint says how far it is.
 
     Raises:
-        TrainingError: what the process reported, or `TrainingCrashedError` if it died.
+        TrainingError: what the process reported; if it died, `TrainingCrashedError`, or
+            `TrainingMemoryError` if that was for its memory.
     """
     job = {
         "request": request.model_dump(mode="json"),
@@ -153,10 +179,12 @@ async def train_in_process(
         "folder": str(folder),
         "parent_pid": os.getpid(),
         "resume": piece.resume and str(piece.resume),
+        "ancestor": piece.ancestor and piece.ancestor.to_json(),
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
     log_file = folder / LOG_FILE
-    process, lines, pipe = await _start(log_file)
+    kills = kernel_kills()
+    process, lines, pipe = await _start(log_file, piece.threads)
     begun = asyncio.Event()
     sending = asyncio.create_task(_send(process, job, piece.stop, begun))
     limiting = asyncio.create_task(_limit(process.pid, piece.memory_bytes))
@@ -169,16 +197,21 @@ async def train_in_process(
         pipe.close()
         await _end(process)
     if limiting.done() and not limiting.cancelled():
-        raise TrainingFailedError(limiting.result())
+        raise TrainingMemoryError(limiting.result())
     if piece.stop.is_set() and not begun.is_set():
         return None
     if not done or status != 0:
+        if status == -signal.SIGKILL and kernel_kills() > kills:
+            raise MachineMemoryError(
+                f"{_epitaph(status, log_file)}\nThe machine, or its container, had no memory left; "
+                f"{LESS_MEMORY}, train less at a time, or give it more"
+            )
         raise TrainingCrashedError(_epitaph(status, log_file))
     return outcome
 
 
 async def _start(
-    log_file: Path,
+    log_file: Path, threads: int | None
 ) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.BaseTransport]:
     """The process, and the pipe on which it reports."""
     reading, writing = os.pipe()
@@ -198,6 +231,7 @@ async def _start(
                 stdout=output,
                 stderr=output,
                 pass_fds=(writing,),
+                env=environment(threads),
                 start_new_session=True,  # so that it can be ended with all that it started
             )
     except BaseException:
@@ -235,7 +269,7 @@ async def _limit(pid: int, memory_bytes: int | None) -> str:
         os.killpg(pid, signal.SIGKILL)
     return (
         f"the training process had {found:,} bytes in memory; BRIDGE_TRAINING_MEMORY_BYTES allows "
-        f"{memory_bytes:,}: use a smaller batch_size or network, or raise it"
+        f"{memory_bytes:,}; {LESS_MEMORY}, or raise it"
     )
 
 
@@ -293,8 +327,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _epitaph(status: int, log_file: Path) -> str:
     if status < 0:
         how = f"was killed by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            how += " (the machine may have run out of memory)"
     else:
         how = f"ended with status {status}"
     with contextlib.suppress(OSError):

@@ -27,7 +27,9 @@ from bridge.training.export import (
 )
 from bridge.training.fit import answers
 from bridge.training.judging import KEPT, judge, lost
+from bridge.training.pretrained import save_weights
 from bridge.training.probe import save_probe
+from bridge.training.published import WEIGHTS
 from bridge.training.request import ModelConfig, Variant
 from bridge.training.streams import Inputs
 from bridge.training.variants import TOLERANCES, make_variant
@@ -62,15 +64,16 @@ def prove(trained: Trained, model: ModelConfig, folder: Path) -> dict[str, Any]:
         `metrics` of it on all validation rows, `metric` (which of them counts), `accuracy_loss`,
         `max_accuracy_loss`, `rows`, `max_abs_difference` to torch, `class_agreement` (of classes),
         `tolerance` (for Triton), `bytes` and `fp32_bytes`. Of either `timings`: `export_s` and
-        `compare_s`.
+        `compare_s`. And `kept_weights`: see `save_weights`.
 
     Raises:
         ExportError: it cannot be exported, or computes something else, or loses too much.
     """
     version = folder / "version"
     version.mkdir()
+    kept = {"kept_weights": save_weights(trained.network.inner, version / WEIGHTS)}
     if model.variant != "fp32":
-        return _prove_variant(trained, model, folder, version / MODEL_FILE)
+        return _prove_variant(trained, model, folder, version / MODEL_FILE) | kept
     words = trained.examples.words
     rows, asked = _probe_rows(trained.examples)
     tokenizer = None if words is None else words.tokenizer
@@ -79,7 +82,7 @@ def prove(trained: Trained, model: ModelConfig, folder: Path) -> dict[str, Any]:
     exported = time.monotonic()
     parity, wanted = compare(trained.network, path, rows, trained.signature.max_batch_size, asked)
     save_probe(folder / "probe.npz", asked, wanted)
-    return {"parity": parity, "timings": _timings(began, exported)}
+    return {"parity": parity, "timings": _timings(began, exported), **kept}
 
 
 def _prove_variant(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -27,6 +28,7 @@ from bridge.settings import Settings
 from bridge.training.datasets import DatasetStore
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.pretrained import weights_file
+from bridge.training.published import FIELD
 
 ARCHITECTURES = "bridge.architectures"
 """Entry-point group; a name in it is what `model_config["architecture"]` may say."""
@@ -37,6 +39,11 @@ TARGETS = ("target", "label", "class", "y")
 Task = Literal["classification", "multi-label", "regression"]
 Variant = Literal["fp32", "fp16", "int8"]
 Parsed = TypeVar("Parsed", bound=BaseModel)
+VersionNumber = Annotated[
+    str,
+    StringConstraints(pattern=r"^[1-9][0-9]{0,17}$"),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 # Of what is told: a stranger's fields may be many, and their names long.
@@ -80,6 +87,10 @@ class ModelConfig(BaseModel):
     """Where the input is text."""
     weights: str | None = None
     """A file under DATASET_ROOT whose weights the network begins with."""
+    from_model: str | None = None
+    """Or a model in the repository that it goes on from."""
+    from_version: VersionNumber | None = None
+    """Which version of it; by default the newest, when the training begins."""
     freeze: bool = False
     """Train the last layer only."""
     max_batch_size: int = Field(default=64, ge=1, le=65_536)
@@ -97,8 +108,7 @@ class ModelConfig(BaseModel):
             raise ValueError("'input' and 'inputs' say the same: give one of them")
         if self.target is not None and self.targets is not None:
             raise ValueError("'target' and 'targets' say the same: give one of them")
-        if self.freeze and self.weights is None:
-            raise ValueError("'freeze' needs 'weights': nothing learns where nothing was learned")
+        self._check_beginning()
         if self.max_accuracy_loss is not None and self.variant == "fp32":
             raise ValueError("'max_accuracy_loss' is of variants 'fp16' and 'int8', not of 'fp32'")
         for name in ("inputs", "targets"):
@@ -109,6 +119,16 @@ class ModelConfig(BaseModel):
             if target in (self.columns or ()):
                 raise ValueError(f"the target {target!r} is also an input")
         return self
+
+    def _check_beginning(self) -> None:
+        if self.weights is not None and self.from_model is not None:
+            raise ValueError("'weights' and 'from_model' say the same: give one of them")
+        if self.from_version is not None and self.from_model is None:
+            raise ValueError("'from_version' needs 'from_model', whose version it is")
+        if self.freeze and self.weights is None and self.from_model is None:
+            raise ValueError(
+                "'freeze' needs 'weights' or 'from_model': nothing learns where nothing was learned"
+            )
 
     @property
     def columns(self) -> list[str] | None:
@@ -164,6 +184,8 @@ def parse_request(
     try:
         check_name("dataset_id", dataset_id)
         check_model_id(model_id)
+        if model is not None and model.from_model is not None:
+            check_name(FIELD, model.from_model)
     except InvalidNameError as error:
         problems.append(str(error))
     if problems or model is None or parameters is None:

@@ -15,6 +15,7 @@ from bridge.errors import DatasetError
 _SHARE = 4  # of the free memory, rows take one part in so many: copies, weights, others need some
 _SPARE_DISK_BYTES = 16 * 1024 * 1024
 _CGROUP = Path("/sys/fs/cgroup")
+_VMSTAT = Path("/proc/vmstat")
 
 
 def most_in_memory() -> int:
@@ -41,6 +42,15 @@ def _left_in_container() -> list[int]:
         cached = {name: int(count) for name, count in lines}.get("inactive_file", 0)
         return [most - used + cached]
     return []
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed for their memory: in this container, else at all."""
+    for path in (_CGROUP / "memory.events", _VMSTAT):
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in path.read_text().splitlines())
+            return int(counts.get("oom_kill", 0))
+    return 0
 
 
 def check_memory(needed: int, remedy: str) -> None:

@@ -18,7 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import CheckpointError, TrainingCrashedError
+from bridge.errors import (
+    CheckpointError,
+    DeviceFailedError,
+    TrainingCrashedError,
+    TrainingMemoryError,
+)
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.golive import GoLive, Triton
@@ -32,10 +37,15 @@ from bridge.training.process import (
     train_in_process,
     work_folder,
 )
+from bridge.training.published import Ancestor, find_ancestor
 from bridge.training.request import TrainingRequest
+from bridge.training.threads import threads_for
 from bridge.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
+
+GOES_ON = (TrainingCrashedError, TrainingMemoryError, DeviceFailedError, CheckpointError)
+"""After which a training goes on from its checkpoint, in a new process, if there is a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,8 @@ class Turn:
     """Which slice it is."""
     worker: str = ""
     """Who has it, for people to read."""
+    at_once: int = 1
+    """How many trainings its pool runs at a time, on the same processors."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: save a checkpoint, and end."""
     confirm: Callable[[], Awaitable[None]] | None = None
@@ -121,11 +133,29 @@ class Training:
         await self.checkpoints.drop()
         return result
 
+    def _ancestor(self) -> Ancestor | None:
+        """The published version that the training begins with, if it asks for one.
+
+        Raises:
+            InvalidTrainingRequestError: there is none that it can begin with.
+        """
+        asked = self.request.model
+        if asked.from_model is None:
+            return None
+        root = self._settings.model_repository
+        return find_ancestor(root, asked.from_model, asked.from_version, asked.architecture)
+
     async def _train(
         self, turn: Turn, folder: Path, on_progress: Callable[[Progress], Awaitable[None]]
     ) -> Outcome | None:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
+        begun = start.facts.get("weights") if start else None
+        threads = threads_for(
+            turn.at_once,
+            self._settings.bridge_training_threads,
+            start.facts.get("threads") if start else None,
+        )
 
         async def keep(file: Path, facts: dict[str, Any]) -> Checkpoint:
             checkpoint = await self.checkpoints.keep(turn.token, file, facts)
@@ -141,7 +171,7 @@ class Training:
 
         async def checkpoint(file: Path, facts: dict[str, Any]) -> None:
             uploads.check()
-            uploads.add(file, facts)
+            uploads.add(file, {**facts, "threads": threads})
 
         piece = Piece(
             length_s=self._settings.bridge_training_slice_s,
@@ -151,6 +181,9 @@ class Training:
             resume=resume,
             finished=bool(start and start.facts.get("finished")),
             dataset_hash=start.facts.get("dataset_hash") if start else None,
+            ancestor=self._ancestor() if begun is None else None,
+            begun=begun,
+            threads=threads,
             stop=turn.stop,
         )
         listeners = Listeners(self._live.check, progress, checkpoint)
@@ -159,10 +192,7 @@ class Training:
                 outcome = await train_in_process(
                     self.request, folder, self._settings.dataset_root, piece, listeners
                 )
-            except (
-                TrainingCrashedError,
-                CheckpointError,
-            ):  # of what it saved, something may still be on its way
+            except GOES_ON:  # of what it saved, something may still be on its way
                 with contextlib.suppress(CheckpointError):
                     await uploads.finish()
                 raise

@@ -66,7 +66,10 @@ class Mailer:
         while True:
             try:
                 await self._publish(body, key)
-            except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as error:
+            except (
+                Exception,
+                asyncio.CancelledError,
+            ) as error:  # aiormq: at times Exception itself
                 if isinstance(error, asyncio.CancelledError) and _cancelling():
                     raise
                 entry.why = type(error).__name__

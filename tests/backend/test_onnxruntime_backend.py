@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as grpc
+from onnx import helper
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from bridge.embedded.triton import TritonServer
@@ -194,5 +195,81 @@ async def test_a_model_that_cannot_be_served_says_why(
     model = b"no model" if name == "no_model" else fixed.read_bytes()
     (folder / "1" / "model.onnx").write_bytes(model)
     (folder / "config.pbtxt").write_text(config)
+    with pytest.raises(InferenceServerException, match=reason):
+        await client.load_model(folder.name, headers={ADMIN: triton.admin_key})
+
+
+BOUND = """
+dynamic_batching {{ max_queue_delay_microseconds: 20000 }}
+parameters {{ key: "io_binding" value: {{ string_value: "{binding}" }} }}
+parameters {{ key: "memory.enable_memory_arena_shrinkage" value: {{ string_value: "cpu:0" }} }}
+"""
+
+
+@pytest.mark.parametrize("binding", ["on", "fixed"])
+async def test_bound_tensors_of_gathered_requests(
+    binding: str,
+    client: grpc.InferenceServerClient,
+    triton: TritonServer,
+    model_repository: Path,
+    save_model: Callable[..., Path],
+) -> None:
+    name = f"bound_{binding}"
+    save_model(
+        model_repository,
+        name,
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Neg", ["a"], ["minus"])],
+        [("a", "FP16", [2]), ("b", "FP16", [2])],
+        [("sum", "FP16", [2]), ("minus", "FP16", [2])],
+        extra=BOUND.format(binding=binding),
+    )
+    await client.load_model(name, headers={ADMIN: triton.admin_key})
+    arrays = [np.full((1 + i % 3, 2), i, np.float16) for i in range(12)]
+    for _ in range(3):
+        replies = await asyncio.gather(
+            *(client.infer(name, [tensor("a", a), tensor("b", a + 1)]) for a in arrays)
+        )
+        for array, reply in zip(arrays, replies, strict=True):
+            np.testing.assert_array_equal(reply.as_numpy("sum"), 2 * array + 1)
+            np.testing.assert_array_equal(reply.as_numpy("minus"), -array)
+
+
+async def test_each_instance_tells_what_it_runs_on(triton: TritonServer) -> None:
+    (instance,) = [each for each in await triton.instances() if each["model"] == "double"]
+    assert instance.pop("instance").startswith("double_0")
+    assert instance == {
+        "model": "double",
+        "version": "1",
+        "device": "cpu:0",
+        "provider": "CPUExecutionProvider",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "reason"),
+    [
+        # Where there is no GPU, Triton itself refuses; in NVIDIA's container too.
+        ("gpu", "instance_group [{ kind: KIND_GPU gpus: [0] }]", "GPU"),
+        (
+            "option",
+            'parameters { key: "execution_mode" value: { string_value: "9" } }',
+            "execution_mode is '9'",
+        ),
+    ],
+)
+async def test_what_cannot_be_had_is_no_silent_fallback(
+    name: str,
+    extra: str,
+    reason: str,
+    client: grpc.InferenceServerClient,
+    triton: TritonServer,
+    model_repository: Path,
+) -> None:
+    folder = model_repository / f"wants_{name}"
+    (folder / "1").mkdir(parents=True)
+    fixed = model_repository / "fixed" / "1" / "model.onnx"
+    (folder / "1" / "model.onnx").write_bytes(fixed.read_bytes())
+    config = CONFIG.format(batch=0, output="y", kind="TYPE_FP32")
+    (folder / "config.pbtxt").write_text(f"{config}{extra}\n")
     with pytest.raises(InferenceServerException, match=reason):
         await client.load_model(folder.name, headers={ADMIN: triton.admin_key})

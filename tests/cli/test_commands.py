@@ -103,7 +103,19 @@ def test_status_of_what_is_up(stack):
     assert result.returncode == 0, result.stdout
     status = json.loads(result.stdout)
     assert [part["state"] for part in status["parts"]] == ["up"] * 5
-    assert status["queues"][0] == {"queue": "taskiq_ml", "waiting": 0, "consumers": 1}
+    queue = status["queues"][0]
+    assert (queue["queue"], queue["waiting"], queue["consumers"]) == ("taskiq_ml", 0, 1)
+
+
+def test_the_doctor_finds_nothing_wrong_with_what_is_up(stack, iris):
+    parts = ("rabbitmq", "queues", "redis", "results", "triton", "models", "prefetch", "repository")
+    chosen = [word for part in parts for word in ("--only", part)]
+    result = stack.run("doctor", *chosen, "--json")
+    report = json.loads(result.stdout)
+    codes = {found["code"]: found["what"] for found in report["findings"]}
+    assert result.returncode == 0, codes
+    # What `up` does without, and what is left of tests before this one.
+    assert set(codes) <= {"ok", "management-absent", "redis-unbounded", "dead-letters"}, codes
 
 
 def test_status_of_a_task(stack, iris):

@@ -17,6 +17,8 @@ def test_the_demo(nothing_up, find_traces):
     assert report["passed"] is True
     assert report["agreement"] == 1.0
     assert all(way["accuracy"] >= 0.97 for way in report["ways"].values())
+    [instance] = report["served_on"]
+    assert instance["device"].startswith(("cpu:", "cuda:"))
     assert report["total_s"] < 180
     assert report["peak_memory_mb"] > 100
     [state] = states

@@ -1,5 +1,8 @@
 """What each command says of itself."""
 
+import importlib.metadata
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -16,8 +19,10 @@ COMMANDS = [
     "worker",
     "infer",
     "train",
+    "follow",
     "cancel",
     "status",
+    "doctor",
     "models",
     "card",
     "bench",
@@ -37,7 +42,18 @@ def test_the_first_page_lists_every_command():
     result = run("--help")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in COMMANDS)
-    assert run("--version").stdout.strip() == f"mlbridge {__version__}"
+
+
+def test_the_version_of_each_part():
+    lines = dict(line.split() for line in run("--version").stdout.splitlines())
+    assert lines["mlbridge"] == __version__
+    assert lines["taskiq"] == importlib.metadata.version("taskiq")
+    assert {"python", "tritonclient", "onnxruntime", "nvidia-pytriton", "triton"} <= set(lines)
+    assert "onnxruntime-gpu" not in lines  # it is not installed
+    found = json.loads(run("--version", "--json").stdout)
+    assert {name: version for name, version in found.items() if version is not None} == lines
+    assert found["onnxruntime-gpu"] is None
+    assert run("--json").exit_code == 2
 
 
 @pytest.mark.parametrize("command", WITH_EXAMPLE, ids=" ".join)

@@ -41,7 +41,9 @@ def test_pause_resume_cancel_and_read_the_log(stack):
     assert "paused" in shown
     assert "validation loss" in shown
     listed = json.loads(stack.run("status", "--json").stdout)["trainings"]
-    assert [job["state"] for job in listed if job["task_id"] == task_id] == ["paused"]
+    [job] = [job for job in listed if job["task_id"] == task_id]
+    assert job["state"] == "paused"
+    assert job["progress"]["epochs"] == 100000
     assert "---- slice 1, " in stack.run("logs", task_id).stdout
 
     assert stack.run("resume", task_id).stdout == f"{task_id}: resumed\n"

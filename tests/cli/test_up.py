@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import httpx
 import psutil
 
 
@@ -37,6 +38,25 @@ def test_redis_streams_and_the_whole_life(make_up, save_multiplier, find_traces)
     assert make_up.stop() == 0
     assert "nothing is left running" in make_up.log.read_text()
     assert find_traces(make_up.state) == []
+
+
+def test_machines_are_told_in_one_document_where_metrics_are(make_up, save_multiplier):
+    save_multiplier(make_up.folder / "model_repository", "double", 2.0)
+    errors = make_up.folder / "errors.log"
+    flags = ("--json", "--queue", "redis-streams", "--workers", "1", "--training-workers", "1")
+    make_up.process = make_up.start("up", *flags, log=make_up.log, errors=errors)
+    make_up.wait_for("\n}\n")  # the document's end
+    told = json.loads(make_up.log.read_text())
+    metrics = {part["part"]: part["metrics"] for part in told["parts"] if part["metrics"]}
+    assert metrics.keys() == {"inference worker", "training worker"}
+    for url in metrics.values():
+        assert url.startswith("http://127.0.0.1:")
+        assert "\nbridge_build_info{" in httpx.get(url, timeout=30).text
+    environment = Path(told["environment"]).read_text()
+    assert all(url.removesuffix("/metrics") in environment for url in metrics.values())
+    assert make_up.stop() == 0
+    assert json.loads(make_up.log.read_text()) == told
+    assert "nothing is left running" in errors.read_text()
 
 
 def test_a_start_that_fails_is_told(nothing_up):

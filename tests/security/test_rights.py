@@ -14,7 +14,7 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from bridge.cancellations import cancel
 from bridge.client import BridgeClient
 from bridge.courtesy import is_busy
-from bridge.crashes import report
+from bridge.crashes import report, turn_of_suspect
 from bridge.errors import QueueError
 from bridge.jobs import Asking, Jobs
 from bridge.messages import decode_result, encode_result
@@ -101,6 +101,9 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
             await heard.subscribe("bridge:crashed")
             assert (await heard.get_message(timeout=10))["type"] == "subscribe"
             await report(results.redis, "a-model")
+            async with turn_of_suspect(results.redis, "a-model"):
+                assert await results.redis.exists("bridge:suspect:a-model")
+            assert not await results.redis.exists("bridge:suspect:a-model")
             assert (await heard.get_message(timeout=10))["data"] == b"a-model"
     with pytest.raises(NoPermissionError):
         await cancel(results.redis, "another-task", 100)
@@ -135,7 +138,7 @@ async def test_nobody_lists_or_empties_redis(request, settings_of, user):
             redis.config_get,
             redis.acl_list,
             redis.info,
-            lambda: redis.delete("a-result"),
+            redis.flushdb,
             lambda: redis.publish("another:channel", b""),
         ):
             with pytest.raises(NoPermissionError):
@@ -155,6 +158,7 @@ async def test_a_callers_redis_user_hears_and_reads_but_does_not_write(
         assert (await client.wait("a-task")).return_value == 7
         for forbidden in (
             lambda: client._redis.set("a-task", b""),
+            lambda: client._redis.delete("a-task"),
             lambda: client._redis.publish("bridge:reply:a", b""),
         ):
             with pytest.raises(NoPermissionError):

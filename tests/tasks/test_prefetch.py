@@ -108,3 +108,36 @@ async def test_a_consumer_takes_what_is_wanted_and_pauses(channel):
     await asyncio.gather(running, return_exceptions=True)
     await consumer.cancel()
     await queue.delete(if_unused=False, if_empty=False)
+
+
+async def test_a_consumer_outlives_a_connection_that_closes_without_a_reason(channel):
+    queue = await channel.declare_queue(
+        "outlived", durable=True, arguments={"x-queue-type": "quorum"}
+    )
+    declared = 0
+
+    async def declare():
+        nonlocal declared
+        declared += 1
+        if declared == 1:  # what aiormq tells those who wait while it closes a connection
+            raise Exception  # noqa: TRY002 - the very class
+
+    async def receive(message):
+        pass
+
+    consumer = Consumer(
+        channel,
+        Queue(name="outlived", routing_key="outlived"),
+        prefetch=lambda: 4,
+        declare=declare,
+        receive=receive,
+    )
+    running = asyncio.create_task(consumer.run())
+    async with asyncio.timeout(60):
+        while not consumer.consuming:
+            await asyncio.sleep(0.05)
+            assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await consumer.cancel()
+    await queue.delete(if_unused=False, if_empty=False)

@@ -172,14 +172,15 @@ class Pool:
         self.client = None
         self._workers = {}
 
-    async def start(self, **changes):
-        """Start a worker with one process; returns once it listens."""
+    async def start(self, workers=1, **changes):
+        """Start a worker pool, of one process by default; returns once it listens."""
         log = self.folder / f"worker-{len(self._workers)}.log"
         with log.open("wb") as output:
             worker = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-P", "-m", "taskiq", "worker"),
-                *("bridge.broker:training_broker", "bridge.tasks.training", "--workers", "1"),
+                *("bridge.broker:training_broker", "bridge.tasks.training"),
+                *("--workers", str(workers)),
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **self.environment, **changes},
@@ -187,7 +188,7 @@ class Pool:
             )
         self._workers[worker] = log
         async with asyncio.timeout(60):
-            while "Listening started." not in log.read_text():
+            while log.read_text().count("Listening started.") < workers:
                 assert worker.returncode is None, log.read_text()
                 await asyncio.sleep(0.1)
         return worker

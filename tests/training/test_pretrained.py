@@ -107,7 +107,9 @@ def test_only_files_under_the_root(settings, tmp_path, name, shown):
     settings = settings.model_copy(update={"dataset_root": root})
     with pytest.raises(InvalidTrainingRequestError, match=shown):
         parse_request("d", {"architecture": "mlp", "weights": name}, {}, settings)
-    with pytest.raises(InvalidTrainingRequestError, match="'freeze' needs 'weights'"):
+    with pytest.raises(
+        InvalidTrainingRequestError, match="'freeze' needs 'weights' or 'from_model'"
+    ):
         parse_request("d", {"architecture": "mlp", "freeze": True}, {}, settings)
 
 

@@ -7,16 +7,18 @@ import shutil
 import pytest
 
 from bridge.errors import (
+    CheckpointError,
     ExportError,
     Fate,
     ModelUnavailableError,
     PublishError,
     RepositoryWriteError,
+    TrainingFailedError,
     TritonUnavailableError,
 )
 from bridge.repository import ModelRepository, store
 from bridge.training import golive
-from bridge.training.child import no_room
+from bridge.training.failures import told
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 
@@ -180,10 +182,10 @@ async def test_a_triton_that_has_forgotten_the_candidate_is_worth_another_try(
 
 def test_a_full_disk_is_found_behind_other_errors():
     error = ExportError("cannot export")
-    assert not no_room(error)
+    assert told(error)[0] is ExportError
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert no_room(error)
-    assert not no_room(OSError(errno.EACCES, "no"))
+    assert told(error) == (CheckpointError, "cannot export")
+    assert told(OSError(errno.EACCES, "no"))[0] is TrainingFailedError
 
 
 async def test_a_version_that_is_followed_at_once_stays(

@@ -11,6 +11,7 @@ from bridge.errors import (
     LeaseLostError,
     TrainingCrashedError,
     TrainingFailedError,
+    TrainingMemoryError,
     TritonUnavailableError,
 )
 from bridge.training.checkpoints import room
@@ -140,7 +141,7 @@ async def test_a_trained_model_waits_for_triton_without_being_trained_again(
 async def test_limits_of_time_and_memory_are_clear_errors(begin):
     with pytest.raises(TrainingFailedError, match=r"longer than the 0.1 s that BRIDGE_TRAINING_LI"):
         await begin(bridge_training_limit_s=0.1).go_on(Turn(), ignore)
-    with pytest.raises(TrainingFailedError, match="BRIDGE_TRAINING_MEMORY_BYTES allows 100,000,00"):
+    with pytest.raises(TrainingMemoryError, match="BRIDGE_TRAINING_MEMORY_BYTES allows 100,000,00"):
         await begin(bridge_training_memory_bytes=100_000_000).go_on(Turn(), ignore)
 
 

@@ -179,7 +179,10 @@ def test_the_variant_computes_in_its_own_numbers(trained, tmp_path):
         proven = prove(trained("images"), config(variant), folder)
         assert ("variant" in proven) == (variant != "fp32")
         model = onnx.load(folder / "version" / "model.onnx")
-        assert sorted(path.name for path in (folder / "version").iterdir()) == ["model.onnx"]
+        assert sorted(path.name for path in (folder / "version").iterdir()) == [
+            "model.onnx",
+            "weights.safetensors",
+        ]
         assert model.ir_version == 10
         assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
         assert not model.metadata_props

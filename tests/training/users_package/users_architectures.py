@@ -1,4 +1,4 @@
-"""What a user's own package would hold: one architecture that works, and two that do not."""
+"""What a user's own package would hold: an architecture that works, and some that do not."""
 
 from typing import ClassVar
 
@@ -35,6 +35,26 @@ class Diverging(Linear):
     @staticmethod
     def build(input_shape, outputs, options):
         return _NotANumber(Linear.build(input_shape, outputs, options))
+
+
+class FailingOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    how: str
+
+
+class Failing:
+    """Ends as a GPU would end it, on a machine that has none; or as too little memory does."""
+
+    Options: ClassVar = FailingOptions
+
+    @staticmethod
+    def build(input_shape, outputs, options):
+        match options.how:
+            case "memory":
+                bytearray(1 << 60)
+            case "gpu":
+                raise torch.AcceleratorError("CUDA error: an illegal memory access")
 
 
 class Nothing:

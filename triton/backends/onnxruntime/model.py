@@ -2,8 +2,9 @@
 
 Serves what NVIDIA's native backend of that name serves: `config.pbtxt` with
 `backend: "onnxruntime"` and `<version>/model.onnx`. Triton loads this file by its path, into
-one process per model instance, so it may import numpy, onnxruntime, Triton's own utilities and
-the standard library only. Whole configs are expected: inputs and outputs are not guessed.
+one process per model instance, so it may import numpy, onnxruntime, Triton's own utilities, the
+standard library and its siblings only (Triton puts this folder on `sys.path`). Whole configs are
+expected: inputs and outputs are not guessed.
 
 Enters: the requests that Triton's dynamic batcher gathered. Leaves: one response per request.
 They run as one batch; if that fails they run one by one, so that only the guilty request fails.
@@ -11,7 +12,6 @@ They run as one batch; if that fails they run one by one, so that only the guilt
 
 import contextlib
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from typing import Any
 import bf16  # beside this file
 import numpy as np
 import onnxruntime as ort
+import providers  # beside this file
+import sessions  # beside this file
 import triton_python_backend_utils as pb_utils
 
-if hasattr(ort, "disable_telemetry_events"):
-    ort.disable_telemetry_events()
-
-_MAX_DEFAULT_THREADS = 4
+_ON_DEVICE = "FORCE_CPU_ONLY_INPUT_TENSORS"
 _TYPES = {
     "tensor(bool)": "TYPE_BOOL",
     "tensor(int8)": "TYPE_INT8",
@@ -55,24 +54,19 @@ class TritonPythonModel:
                 `model_instance_device_id`.
         """
         config = json.loads(args["model_config"])
-        parameters = {
-            name: value["string_value"] for name, value in config.get("parameters", {}).items()
-        }
         self._batches = config["max_batch_size"] > 0
         self._inputs = {tensor["name"]: tensor["data_type"] for tensor in config["input"]}
         self._outputs = {tensor["name"]: tensor["data_type"] for tensor in config["output"]}
-        types = {*self._inputs.values(), *self._outputs.values()}
-        # numpy has no bfloat16, so that such a model takes a path of its own.
-        self._has_bf16 = "TYPE_BF16" in types
-        self._session = ort.InferenceSession(
-            _model_file(args, config), _session_options(parameters), _providers(args, parameters)
-        )
-        self._run_options = _run_options(parameters)
+        self._check_runtime(providers.parameters_of(config))
+        try:
+            plan = _plan(args, config)
+            self._session = sessions.Session(
+                _model_file(args, config), plan, {**self._inputs, **self._outputs}
+            )
+        except providers.ConfigError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
         self._check()
-        if self._has_bf16 and not hasattr(
-            ort.capi.onnxruntime_pybind11_state.OrtValue, "to_dlpack"
-        ):
-            raise pb_utils.TritonModelException("BF16 needs a newer onnxruntime")
+        self._report = _report(args, self._session.describe())
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the requests and answer each.
@@ -84,7 +78,7 @@ class TritonPythonModel:
             As many `pb_utils.InferenceResponse`, in the same order.
         """
         responses: dict[int, Any] = {}
-        groups: dict[Any, list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
+        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
         for index, request in enumerate(requests):
             try:
                 feed = {t.name(): self._read(t) for t in request.inputs()}
@@ -98,13 +92,22 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the model."""
-        del self._session
+        del self._session, self._report
+
+    def _check_runtime(self, parameters: dict[str, str]) -> None:
+        """Refuse what this version of ONNX Runtime cannot do."""
+        native = ort.capi.onnxruntime_pybind11_state.OrtValue
+        types = {*self._inputs.values(), *self._outputs.values()}
+        if sessions.BF16 in types and not hasattr(native, "to_dlpack"):
+            raise pb_utils.TritonModelException("BF16 needs a newer onnxruntime")
+        if parameters.get(_ON_DEVICE) == "no" and not hasattr(ort.OrtValue, "from_dlpack"):
+            raise pb_utils.TritonModelException(f'{_ON_DEVICE} "no" needs a newer onnxruntime')
 
     def _check(self) -> None:
         """Refuse at once what could only fail, or never be batched, later."""
         for kind, nodes, wanted in (
-            ("input", self._session.get_inputs(), self._inputs),
-            ("output", self._session.get_outputs(), self._outputs),
+            ("input", self._session.session.get_inputs(), self._inputs),
+            ("output", self._session.session.get_outputs(), self._outputs),
         ):
             known = {node.name: _TYPES.get(node.type, node.type) for node in nodes}
             # A model may have more outputs than it shows, but needs all of its inputs.
@@ -127,9 +130,9 @@ class TritonPythonModel:
                         f"with a dynamic first dimension, or set max_batch_size to 0"
                     )
 
-    def _group_of(self, index: int, feed: dict[str, np.ndarray]) -> Any:
+    def _group_of(self, index: int, feed: dict[str, Any]) -> Any:
         """Requests of the same group can be concatenated along their first dimension."""
-        if not self._batches:
+        if not self._batches or any(isinstance(value, ort.OrtValue) for value in feed.values()):
             return index
         return tuple(
             sorted((name, array.shape[1:], array.dtype.str) for name, array in feed.items())
@@ -138,7 +141,7 @@ class TritonPythonModel:
     def _run_group(
         self,
         requests: list[Any],
-        members: list[tuple[int, dict[str, np.ndarray]]],
+        members: list[tuple[int, dict[str, Any]]],
         responses: dict[int, Any],
     ) -> None:
         if len(members) > 1:
@@ -146,7 +149,7 @@ class TritonPythonModel:
             feeds = [feed for _, feed in members]
             # A failure here says nothing about who is guilty: below, each runs alone.
             with contextlib.suppress(Exception):
-                parts = self._split(self._run(sorted(names), _joined(feeds)), feeds)
+                parts = self._split(self._session.run(sorted(names), _joined(feeds)), feeds)
                 answers = [
                     self._answer(requests[i], outputs)
                     for (i, _), outputs in zip(members, parts, strict=True)
@@ -155,28 +158,11 @@ class TritonPythonModel:
                 return
         for index, feed in members:
             try:
-                outputs = self._run(sorted(requests[index].requested_output_names()), feed)
+                names = sorted(requests[index].requested_output_names())
+                outputs = self._session.run(names, feed)
                 responses[index] = self._answer(requests[index], outputs)
             except Exception as error:  # noqa: BLE001  # told to the caller
                 responses[index] = _failure(error, pb_utils.TritonError.INTERNAL)
-
-    def _run(self, names: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if not self._has_bf16:
-            results = self._session.run(names, feed, self._run_options)
-            return dict(zip(names, results, strict=True))
-        values = {
-            name: bf16.make_value(array)
-            if self._inputs[name] == "TYPE_BF16"
-            else ort.OrtValue.ortvalue_from_numpy(array)
-            for name, array in feed.items()
-        }
-        results = self._session.run_with_ort_values(names, values, self._run_options)
-        return {
-            name: bf16.read_value(value._ortvalue)  # noqa: SLF001  # the wrapper hides `data_ptr`
-            if self._outputs[name] == "TYPE_BF16"
-            else value.numpy()
-            for name, value in zip(names, results, strict=True)
-        }
 
     def _split(
         self, outputs: dict[str, np.ndarray], feeds: list[dict[str, np.ndarray]]
@@ -190,13 +176,18 @@ class TritonPythonModel:
             for end, count in zip(ends, rows, strict=True)
         ]
 
-    def _answer(self, request: Any, outputs: dict[str, np.ndarray]) -> Any:
+    def _answer(self, request: Any, outputs: dict[str, Any]) -> Any:
         wanted = request.requested_output_names()
         return pb_utils.InferenceResponse([self._write(name, outputs[name]) for name in wanted])
 
-    def _read(self, tensor: Any) -> np.ndarray:
+    def _read(self, tensor: Any) -> Any:
+        """An array; or, where Triton left the tensor on the device, an `OrtValue` there."""
         kind = self._inputs[tensor.name()]
-        if kind == "TYPE_BF16":
+        if not tensor.is_cpu():
+            if kind in sessions.HOST_ONLY:
+                raise ValueError(f'an input of {kind} needs {_ON_DEVICE} "yes"')
+            return sessions.device_value(tensor.to_dlpack())
+        if kind == sessions.BF16:
             return bf16.read_capsule(tensor.to_dlpack())
         array = tensor.as_numpy()
         if kind != "TYPE_STRING":
@@ -205,11 +196,12 @@ class TritonPythonModel:
         texts = [element.decode() for element in array.reshape(-1)]
         return np.array([*texts, None], dtype=object)[:-1].reshape(array.shape)
 
-    def _write(self, name: str, array: np.ndarray) -> Any:
-        if self._outputs[name] != "TYPE_BF16":
-            return pb_utils.Tensor(name, array)
-        value = bf16.make_value(array)
-        return pb_utils.Tensor.from_dlpack(name, value._ortvalue.to_dlpack())  # noqa: SLF001
+    def _write(self, name: str, value: Any) -> Any:
+        if self._outputs[name] == sessions.BF16:
+            value = bf16.make_value(value)
+        if not isinstance(value, ort.OrtValue):
+            return pb_utils.Tensor(name, value)
+        return pb_utils.Tensor.from_dlpack(name, sessions.device_capsule(value))
 
 
 def _joined(feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -223,50 +215,53 @@ def _failure(error: Exception, code: int) -> Any:
     return pb_utils.InferenceResponse([], pb_utils.TritonError(text, code))
 
 
-def _model_file(args: dict[str, str], config: dict[str, Any]) -> str:
+def _model_file(args: dict[str, str], config: dict[str, Any]) -> Path:
     file = config.get("default_model_filename") or "model.onnx"
     path = Path(args["model_repository"]) / args["model_version"] / file
     # As the native backend has it: a folder holds a model with external data.
-    return str(path / "model.onnx" if path.is_dir() else path)
+    return path / "model.onnx" if path.is_dir() else path
 
 
-def _session_options(parameters: dict[str, str]) -> ort.SessionOptions:
-    """Options from the parameters that the native backend knows, by the same names."""
-    options = ort.SessionOptions()
-    # Half the cores: Triton itself, the workers and other models need the rest.
-    cores = len(os.sched_getaffinity(0))
-    threads = max(1, min(_MAX_DEFAULT_THREADS, cores // 2))
-    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", "0")) or threads
-    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", "0")) or 1
-    if parameters.get("execution_mode") == "1":
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    # The arena only grows; without it the memory of a large batch goes back at once.
-    options.enable_cpu_mem_arena = parameters.get("enable_mem_arena", "0") == "1"
-    options.enable_mem_pattern = parameters.get("enable_mem_pattern", "1") == "1"
-    # Waiting threads sleep: on a small machine a spinning one takes a core from Triton.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
+def _plan(args: dict[str, str], config: dict[str, Any]) -> providers.Plan:
+    wanted = providers.plan(
+        config, args["model_instance_kind"], int(args["model_instance_device_id"])
+    )
+    try:
+        text = (Path(args["model_repository"]) / "config.pbtxt").read_text()
+    except OSError:
+        text = None
+    available = ort.get_available_providers()
+    return providers.settle(wanted, available, required=providers.asks_for_gpu(text))
 
 
-def _run_options(parameters: dict[str, str]) -> ort.RunOptions:
-    options = ort.RunOptions()
-    shrinkage = parameters.get("memory.enable_memory_arena_shrinkage")
-    if shrinkage:
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinkage)
-    return options
+def _report(args: dict[str, str], described: dict[str, Any]) -> Any:
+    """Tell what the instance runs on: a line in Triton's log, and a metric where Triton has any.
 
-
-def _providers(args: dict[str, str], parameters: dict[str, str]) -> list[Any]:
-    if args["model_instance_kind"] != "GPU":
-        return ["CPUExecutionProvider"]
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from their wheels
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return ["CPUExecutionProvider"]
-    known = ("gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search")
-    # Powers of two, the default, take up to twice the memory that a batch needs.
-    options = {"arena_extend_strategy": "kSameAsRequested"}
-    options |= {name: parameters[name] for name in known if name in parameters}
-    options["device_id"] = args["model_instance_device_id"]
-    return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    Returns:
+        The metric, which vanishes with this object.
+    """
+    name, version = args["model_instance_name"], args["model_version"]
+    pb_utils.Logger.log_info(f"onnxruntime: {name} version {version}: {json.dumps(described)}")
+    if args["model_instance_kind"] == "GPU" and described["device"].startswith("cpu"):
+        pb_utils.Logger.log_warn(
+            f"onnxruntime: {name} runs on processors although there is a GPU: this onnxruntime "
+            f"has no {providers.CUDA}; see docs/gpu.md"
+        )
+    with contextlib.suppress(pb_utils.TritonModelException):
+        family = pb_utils.MetricFamily(
+            name="bridge_onnxruntime_session_info",
+            description="What an instance of a model runs on; always 1",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        metric = family.Metric(
+            labels={
+                "model": args["model_name"],
+                "version": version,
+                "instance": name,
+                "device": described["device"],
+                "provider": described["providers"][0],
+            }
+        )
+        metric.set(1)
+        return family, metric
+    return None

@@ -1,0 +1,187 @@
+"""The whole check: is there a GPU, the demo on it, the measurements, the report on disk.
+
+Leaves in a folder: `results.json`, `results.md`.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import orjson
+import torch
+from pydantic import SecretStr
+
+from bridge.cli.demo import run_demo
+from bridge.embedded.stack import Stack
+from bridge.embedded.triton import TritonServer
+from bridge.settings import load_settings
+from bridgebench import pages
+from bridgebench.findings import Report
+from bridgebench.gpu import report
+from bridgebench.gpu.measuring import Plan, measure
+from bridgebench.gpu.presence import Gpu, NoGpuError, find_gpus
+from bridgebench.gpu.usage import Usage
+from bridgebench.machine import describe_machine
+
+RESULTS, PAGE = "results.json", "results.md"
+REHEARSAL = (
+    "**A rehearsal on processors: no GPU was used. It shows that everything works; its figures "
+    "mean nothing.**"
+)
+_SCHEMA = 1
+_TRAINING_MB = 100.0  # a CUDA context alone takes more
+_BYTES_A_PARAMETER = 2  # FP16
+_PACKAGES = (
+    "taskiq-triton-bridge",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "nvidia-pytriton",
+    "tritonclient",
+    "torch",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What to do."""
+
+    plan: Plan
+    workers: int
+    hyperparameters: dict[str, Any]
+    """Of the demo's training."""
+    out: Path
+
+
+def require_gpu() -> list[Gpu]:
+    """The GPUs, where all that the check needs of them is there.
+
+    Raises:
+        NoGpuError: what is missing, and what to do.
+    """
+    found = find_gpus()
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise NoGpuError(
+            "there is a GPU, and this onnxruntime has no CUDAExecutionProvider: it is the build "
+            "for processors. `make gpu-check` makes an environment with the other one, .venv-gpu; "
+            "by hand: pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    if not torch.cuda.is_available():
+        raise NoGpuError(
+            f"there is a GPU, and torch {torch.__version__} does not see it: it is the build for "
+            f"processors, or the driver ({found[0].driver}) is older than its CUDA "
+            f"({torch.version.cuda}); see pytorch.org, Get started"
+        )
+    return found
+
+
+async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool:
+    """Do it all and write the report; says whether all that must be so is so.
+
+    Args:
+        check: what to do.
+        gpus: as `require_gpu` found them; empty for a rehearsal.
+        say: gets a line for people now and then.
+    """
+    begun, started = time.monotonic(), datetime.now(UTC)
+    machine = describe_machine()
+    say("the demo")
+    with _watched(gpus) as usage:
+        demo = await run_demo(check.hyperparameters)
+    checks = [_trained(demo, check, gpus), report.check_instances(demo["served_on"], _device(gpus))]
+    if usage is not None:
+        checks += report.check_usage("the demo", usage.grown_mb, usage.utilisation, _TRAINING_MB)
+    say("the measurements")
+    with _watched(gpus) as usage:
+        measured, instances = await _measure(check, say)
+    checks.append(report.check_instances(instances, _device(gpus)))
+    if usage is not None:
+        weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
+        checks += report.check_usage("the measurements", usage.grown_mb, usage.utilisation, weights)
+    facts = {
+        "schema": _SCHEMA,
+        "started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "repetitions": check.plan.repetitions,
+        "rehearsal": not gpus,
+        "quick": not gpus,
+        "command": " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "machine": machine | {"load_after": round(os.getloadavg()[0], 2)},
+        "versions": _versions(gpus),
+        "took_s": time.monotonic() - begun,
+    }
+    _write(check.out, facts, [report.used(checks), measured, report.demonstrated(demo)])
+    for each in checks:
+        say(f"  {'yes' if each.passed else 'NO '} {each.title}: {each.seen}")
+    for finding in measured.findings:
+        say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
+    return all(each.passed for each in checks)
+
+
+async def _measure(check: Check, say: Callable[[str], None]) -> tuple[Report, list[dict[str, str]]]:
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
+        # What RabbitMQ would not carry travels beside it, as it should in production.
+        store = SecretStr(Path(folder).as_uri())
+        settings = load_settings().model_copy(update={"bridge_payload_url": store})
+        async with Stack(
+            settings, private=True, workers=check.workers, training_workers=0
+        ) as stack:
+            say(f"  tasks wait in {stack.settings.bridge_queue}")
+            rates = await measure(check.plan, stack.settings, say)
+            server = next(part.server for part in stack.parts if part.name == "triton")
+            assert isinstance(server, TritonServer)  # noqa: S101 - a private stack has its own
+            return report.compare(check.plan, rates), await server.instances()
+
+
+def _trained(demo: dict[str, Any], check: Check, gpus: list[Gpu]) -> report.Check:
+    """Whether the model learnt; with "16-mixed" a training is refused where there is no GPU."""
+    accuracy = min(way["accuracy"] for way in demo["ways"].values())
+    seen = f"precision {check.hyperparameters['precision']}, accuracy {accuracy:.2%}"
+    return report.Check("training", seen, demo["passed"] or not gpus)
+
+
+def _watched(gpus: list[Gpu]) -> AbstractContextManager[Usage | None]:
+    return Usage(gpus[0].index) if gpus else nullcontext()
+
+
+def _device(gpus: list[Gpu]) -> str:
+    return "cuda:" if gpus else "cpu:"
+
+
+def _versions(gpus: list[Gpu]) -> dict[str, str]:
+    versions = {f"GPU {gpu.index}": f"{gpu.name} ({gpu.memory_mb:,.0f} MiB)" for gpu in gpus}
+    if gpus:
+        versions["driver"] = gpus[0].driver
+        versions["torch's CUDA"] = str(torch.version.cuda)
+    versions["Python"] = platform.python_version()
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of the two builds of onnxruntime
+    return versions
+
+
+def _write(out: Path, facts: dict[str, Any], reports: list[Report]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    content = {**facts, "scenarios": {each.name: each.plain() for each in reports}}
+    (out / RESULTS).write_bytes(
+        orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    )
+    page = pages.render(reports, facts)
+    (out / PAGE).write_text(f"{REHEARSAL}\n\n{page}" if facts["rehearsal"] else page)
+
+
+def run_blocking(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool:
+    """`run`, on a loop of its own."""
+    return asyncio.run(run(check, gpus, say))

@@ -1,0 +1,81 @@
+"""Whether each part is there, and why not."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from bridge.advice import redis_advice
+from bridge.errors import BridgeError
+from bridge.queues import QueueDepth
+from bridge.settings import Settings
+from bridge.triton_client import TritonClient
+
+T = TypeVar("T")
+ANSWER_S = 5.0
+UP = "up"
+_NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One row: `state` is "up", or what is wrong and what to do."""
+
+    part: str
+    address: str
+    state: str
+
+
+async def bounded(call: Awaitable[T], timeout_s: float = ANSWER_S) -> T:
+    """Wait for an answer, but not for long.
+
+    Raises:
+        BridgeError: none came in time.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except TimeoutError:
+        raise BridgeError(
+            f"no answer within {timeout_s:g} s: is it the right address, and not overloaded?"
+        ) from None
+
+
+async def find_redis(settings: Settings) -> Part:
+    """Redis, as results need it."""
+    try:
+        await bounded(_ping(settings))
+        state = UP
+    except BridgeError as error:
+        state = str(error)
+    return Part("Redis", settings.redis_shown, state)
+
+
+async def _ping(settings: Settings) -> None:
+    async with Redis.from_url(settings.redis_connect_url) as redis:
+        try:
+            await redis.ping()
+        except RedisError as error:
+            raise BridgeError(
+                f"not reachable: {error}; {redis_advice(error, settings.redis_shown)}"
+            ) from None
+
+
+async def find_triton(settings: Settings, address: str) -> Part:
+    """One Triton."""
+    async with TritonClient.from_settings(settings, [address]) as triton:
+        try:
+            await bounded(triton.check())
+            state = UP
+        except BridgeError as error:
+            state = str(error)
+    return Part("Triton", address, state)
+
+
+def consumers(pool: str, queue: str, depths: list[QueueDepth]) -> Part:
+    """A pool, by who consumes its queue."""
+    served = any(depth.name == queue and depth.consumers for depth in depths)
+    return Part(f"{pool} workers", "", UP if served else _NOBODY)
