@@ -112,7 +112,7 @@ async def machines(pool, tmp_path):
     await machines.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_two_machines_train_what_one_trains(pool, machines):
     head = await pool.start()
     node = await machines.start()
@@ -121,7 +121,7 @@ async def test_two_machines_train_what_one_trains(pool, machines):
     together = await pool.client.train(
         "few", {**PLAIN, "model_id": "by-two"}, {**about, "num_nodes": 2}
     )
-    one, two = await alone.result(WAIT_S), await together.result(WAIT_S)
+    one, two = await alone.result(WAIT_S), await together.result(2 * WAIT_S)
     assert machines.log(node).count("joining task") == 1, pool.log(head)
     await machines.says(node, "is over")
     assert two["metrics"]["loss"] == pytest.approx(one["metrics"]["loss"], rel=1e-3)
