@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from bridge.cli.status import _redis_problem
 from bridge.client import BridgeClient
 from bridge.embedded.parts import redis_runs
 from bridge.errors import PayloadStoreError, QueueError
+from bridge.overview.parts import UP, find_redis
 from bridge.payloads import open_payloads
 from bridge.queues import queue_depths
 from bridge.results import RedisResults
@@ -43,10 +43,10 @@ async def complaints(settings):
         said(QueueError, enter),
         said(QueueError, lambda: queue_depths(settings)),
         said(PayloadStoreError, lambda: payloads.put("input", DATA)),
-        _redis_problem(settings),
+        find_redis(settings),
     )
     await payloads.close()
-    return found
+    return [*found[:-1], found[-1].state]
 
 
 async def test_everything_goes_through(variables, settings_of):
@@ -54,7 +54,7 @@ async def test_everything_goes_through(variables, settings_of):
     async with BridgeClient(settings) as client:  # results, replies, the broker of streams
         assert await client.progress("nobody") is None
     assert "taskiq_ml" in [depth.name for depth in await queue_depths(settings)]
-    assert await _redis_problem(settings) is None
+    assert (await find_redis(settings)).state == UP
     assert await redis_runs(settings)
     payloads = open_payloads(settings)
     stored = await payloads.put("input", DATA)
@@ -71,10 +71,10 @@ async def test_files_may_stand_in_the_url_too(variables, settings_of, certificat
     cert, key = certificates.client
     options = f"?ssl_ca_certs={certificates.ca}&ssl_certfile={cert}&ssl_keyfile={key}"
     url = variables["REDIS_URL"] + options
-    assert await _redis_problem(settings_of(variables, none, REDIS_URL=url)) is None
+    assert (await find_redis(settings_of(variables, none, REDIS_URL=url))).state == UP
     # and win over the variables
     wrong = certificates.variables("REDIS", ca=certificates.other_ca, pair=certificates.stranger)
-    assert await _redis_problem(settings_of(variables, wrong, REDIS_URL=url)) is None
+    assert (await find_redis(settings_of(variables, wrong, REDIS_URL=url))).state == UP
 
 
 async def test_a_wrong_authority_names_the_file(variables, settings_of, certificates):

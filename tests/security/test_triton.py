@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bridge.cli.status import _triton_problem
 from bridge.errors import RestrictedError, TritonUnavailableError
+from bridge.overview.parts import UP, find_triton
 from bridge.tensors import DTYPES, Tensor
 from bridge.triton_client import TritonClient
 
@@ -22,7 +22,7 @@ async def complaint(settings):
         assert not await client.ready()
         with pytest.raises(TritonUnavailableError) as caught:
             await client.infer("double", {"x": X}, timeout_s=10)
-    return f"{caught.value}\n{await _triton_problem(settings, settings.triton_url)}"
+    return f"{caught.value}\n{(await find_triton(settings, settings.triton_url)).state}"
 
 
 async def test_with_our_certificate_we_infer(variables, settings_of):
@@ -30,7 +30,7 @@ async def test_with_our_certificate_we_infer(variables, settings_of):
     async with TritonClient.from_settings(settings) as client:
         reply = await client.infer("double", {"x": X}, timeout_s=10)
     np.testing.assert_array_equal(reply.outputs["y"].to_array(), np.full((2, 4), 2.0))
-    assert await _triton_problem(settings, settings.triton_url) is None
+    assert (await find_triton(settings, settings.triton_url)).state == UP
 
 
 async def test_more_than_grpcs_default_of_4_mb_goes_through(variables, settings_of):

@@ -1,5 +1,6 @@
-"""What a user's own package would hold: an architecture that works, and some that do not."""
+"""What a user's own package would hold: architectures that work, and some that do not."""
 
+import time
 from typing import ClassVar
 
 import torch
@@ -59,3 +60,22 @@ class Failing:
 
 class Nothing:
     """Has neither `Options` nor `build`."""
+
+
+class _Slow(nn.Module):
+    """Takes a while for each step, on fast machines too; not when it answers."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows):
+        if self.training:
+            time.sleep(0.03)
+        return self.inner(rows)
+
+
+class Slow(Linear):
+    @staticmethod
+    def build(input_shape, outputs, options):
+        return _Slow(Linear.build(input_shape, outputs, options))
