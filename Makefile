@@ -7,7 +7,7 @@ GPU_VENV ?= .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench bench-train gpu-check gpu-rehearsal chaos check format clean
+.PHONY: help setup demo test fuzz bench bench-train gpu-check gpu-rehearsal chaos images check format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -68,6 +68,10 @@ $(GPU_INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 # make chaos ARGS="--faults 1000 --tasks 200000 --longest-s 10 --publish"
 chaos: $(INSTALLED)  ## Break everything under load; no task may be lost; ARGS="--seed 7"
 	$(BIN)/python -P chaos/run.py $(ARGS)
+
+# By hand, in Debian roots, where there is no engine; as root. TARGETS="inference" for a part.
+images: $(INSTALLED)  ## Run each step of the Dockerfile, and what comes of it, without an engine
+	$(BIN)/python -P scripts/try_dockerfile $(TARGETS)
 
 check: $(INSTALLED)  ## What a change must pass: format, lint, types, walls
 	$(BIN)/ruff format --check .

@@ -38,10 +38,10 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class TritonServer(Server):
-    """Triton on 127.0.0.1: gRPC, HTTP and metrics, each on a port of its own.
+    """Triton: gRPC, HTTP and metrics, each on a port of its own, on 127.0.0.1 unless told.
 
     Anyone who can connect may infer; loading models, shared memory, tracing and logging ask
-    for `admin_key`, which is made anew for each server. Triton takes the key on its command
+    for `admin_key`. Triton takes the key on its command
     line only, so that users of the same machine can read it there.
 
     Args:
@@ -50,6 +50,8 @@ class TritonServer(Server):
         models: which to load at each start; by default all that the repository holds; not what
             a publisher that died left there. One that cannot be loaded does not stop the others.
         ports: of gRPC, HTTP and metrics; free ones by default.
+        host: address on which it listens.
+        admin_key: by default made anew.
         traces_url: where its OpenTelemetry spans go, `http://host:4318/v1/traces`; they belong to
             the trace that a request's `traceparent` names.
     """
@@ -59,19 +61,22 @@ class TritonServer(Server):
     stop_timeout_s = 15.0
     remedy = "It needs Linux with glibc 2.35 or newer. If a port was taken meanwhile, try again."
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what can be said of a server
         self,
         state: StateFolder,
         repository: Path,
         *,
         models: Sequence[str] | None = None,
         ports: tuple[int, int, int] | None = None,
+        host: str = "127.0.0.1",
+        admin_key: str | None = None,
         traces_url: str | None = None,
     ) -> None:
         super().__init__(state)
         self._traces_url = traces_url
         self.repository = repository.resolve()
-        self.admin_key = secrets.token_urlsafe(32)
+        self.admin_key = admin_key or secrets.token_urlsafe(32)
+        self._host = host
         self.grpc_port, self.http_port, self.metrics_port = ports or free_ports(3)
         self._models = models
         self._files: _Files | None = None
@@ -90,6 +95,16 @@ class TritonServer(Server):
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
+
+    async def prepare(self) -> tuple[list[str], dict[str, str]]:
+        """Its command and environment, for one who runs it in a way of his own.
+
+        Raises:
+            RuntimeStartError: it cannot run here; the text says what to do.
+        """
+        command = self._command()
+        await self._before_start()
+        return command, self._environment()
 
     async def instances(self) -> list[dict[str, str]]:
         """What the instances of ONNX models run on, as the backend tells Triton's metrics.
@@ -124,11 +139,11 @@ class TritonServer(Server):
             "--exit-on-error=false",
             "--strict-readiness=false",  # a broken model makes only itself unready
             "--exit-timeout-secs=5",
-            "--grpc-address=127.0.0.1",
+            f"--grpc-address={self._host}",
             f"--grpc-port={self.grpc_port}",
-            "--http-address=127.0.0.1",
+            f"--http-address={self._host}",
             f"--http-port={self.http_port}",
-            "--metrics-address=127.0.0.1",
+            f"--metrics-address={self._host}",
             f"--metrics-port={self.metrics_port}",
             f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
             f"--http-restricted-api={_RESTRICTED}:{key}",
