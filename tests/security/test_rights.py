@@ -102,10 +102,10 @@ async def test_the_workers_redis_user_saves_hears_of_cancellations_and_tells_of_
         async with admin.pubsub() as heard:
             await heard.subscribe("bridge:crashed")
             assert (await heard.get_message(timeout=10))["type"] == "subscribe"
-            await report(results.redis, "a-model")
             async with turn_of_suspect(results.redis, "a-model"):
                 assert await results.redis.exists("bridge:suspect:a-model")
             assert not await results.redis.exists("bridge:suspect:a-model")
+            await report(results.redis, "a-model")
             assert (await heard.get_message(timeout=10))["data"] == b"a-model"
     with pytest.raises(ResponseError, match=r"(?i)perm|acl|can't run this command"):
         await cancel(results.redis, "another-task", 100)

@@ -9,7 +9,7 @@ from bridge.errors import ExportError, UnknownModelError
 from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.training.datasets import DatasetStore
-from bridge.training.golive import GoLive
+from bridge.training.golive import GoLive, PointOfNoReturn
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 from bridge.triton_client import TritonClient
@@ -93,7 +93,7 @@ async def test_an_int8_version_follows_fp32_and_fp16_of_the_same_model(
     )
     plain = {"architecture": "cnn", "model_id": "variants-live"}
     first = GoLive(parse_request("few", plain, {}, settings), "fp32", settings, client)
-    result = await first.go_live(trained.outcome, trained.folder, 1)
+    result = await first.go_live(trained.outcome, trained.folder, 1, PointOfNoReturn())
     assert result["model_version"] == "1"
     assert "variant" not in result
     images, classes = digits

@@ -214,7 +214,7 @@ async def test_one_that_has_begun_loses_nothing_where_nodes_are_missing(
     from bridge.tasks import training as worker  # noqa: PLC0415 - it reads the environment
 
     request = parse_request("few", PLAIN, {"num_nodes": 2}, in_group)
-    jobs = SimpleNamespace(release=_release)
+    jobs = SimpleNamespace(release=_release, recall=_release)
     monkeypatch.setattr(worker, "settings", in_group)
     monkeypatch.setitem(worker.training_broker.state, "triton", fake_triton)
     monkeypatch.setitem(worker.training_broker.state, "jobs", jobs)
