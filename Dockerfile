@@ -100,12 +100,14 @@ CMD ["python", "-P", "-m", "bridge.embedded.container"]
 FROM python AS dashboard
 RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirements \
     pip install --constraint /requirements/constraints.txt "$(echo /requirements/*.whl)[dashboard]"
-ENV TASKIQ_DASHBOARD__STORAGE_TYPE=sqlite \
+ENV TASKIQ_DASHBOARD__API__PORT=8000 \
+    TASKIQ_DASHBOARD__STORAGE_TYPE=sqlite \
     TASKIQ_DASHBOARD__SQLITE__DSN=sqlite+aiosqlite:////srv/bridge/dashboard/tasks.db
 WORKDIR /srv/bridge/dashboard
 USER 10001
 EXPOSE 8000
-STOPSIGNAL SIGTERM
+# Its server knows no other, and the first process of a container gets none that it does not handle.
+STOPSIGNAL SIGINT
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
-    CMD ["python", "-P", "-c", "import urllib.request as web; web.urlopen('http://127.0.0.1:8000/readiness', timeout=5)"]
+    CMD ["python", "-P", "-c", "import os, urllib.request as web; web.urlopen(f\"http://127.0.0.1:{os.environ['TASKIQ_DASHBOARD__API__PORT']}/readiness\", timeout=5)"]
 CMD ["python", "-P", "-m", "taskiq_dashboard.api"]

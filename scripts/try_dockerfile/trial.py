@@ -84,7 +84,8 @@ def _container(
 ) -> Container:
     own = {"BRIDGE_METRICS_PORT": _METRICS_PORTS.get(target, "9464")}
     if target == "dashboard":
-        own = {"TASKIQ_DASHBOARD__API__TOKEN": "token", "TASKIQ_DASHBOARD__API__PORT": "8000"}
+        # Triton's HTTP is at 8000.
+        own = {"TASKIQ_DASHBOARD__API__TOKEN": "token", "TASKIQ_DASHBOARD__API__PORT": "8080"}
     wanted = {**variables, **own}
     if target == "inference":
         del wanted["TRITON_ADMIN_KEY"]
@@ -139,7 +140,7 @@ async def _use(targets: set[str], folder: Path, variables: Mapping[str, str]) ->
             handle = await client.train(
                 "blobs", {"architecture": "mlp", "target": "label"}, {"epochs": 2}
             )
-            trained = (await handle.result(timeout_s=480)).return_value
+            trained = await handle.result(timeout_s=480)
             did["training"] = f"trained {trained['model_name']} {trained['model_version']}"
             if "inference" in targets:
                 await client.infer(trained["model_name"], {"features": np.zeros((1, 2), "f4")})

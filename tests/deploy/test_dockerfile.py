@@ -60,7 +60,8 @@ def test_the_base_is_one_and_pinned(stages):
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_has_a_user_a_health_check_and_a_signal(stages, target):
     assert inherited(stages, target, "USER") == ["10001"]
-    assert inherited(stages, target, "STOPSIGNAL") == ["SIGTERM"]
+    signal = "SIGINT" if target == "dashboard" else "SIGTERM"
+    assert inherited(stages, target, "STOPSIGNAL") == [signal]
     [health] = inherited(stages, target, "HEALTHCHECK")
     command = json.loads(health.partition(" CMD ")[2])
     assert command[0] == "python"
