@@ -70,8 +70,8 @@ class Mailer:
                 Exception,
                 asyncio.CancelledError,
             ) as error:  # aiormq: at times Exception itself
-                if isinstance(error, asyncio.CancelledError) and _cancelling():
-                    raise
+                if _cancelling():  # while it hung up, the cancellation may have been swallowed
+                    raise asyncio.CancelledError from error
                 entry.why = type(error).__name__
                 if time.monotonic() + _AGAIN_S > deadline:
                     return False
