@@ -67,8 +67,8 @@ CMD ["mlbridge", "worker", "inference"]
 
 
 FROM worker AS training
-# PyPI's torch is the CUDA build, which runs without a GPU too. For the CPU build, a tenth of its size,
-# name PyTorch's index of CPU builds: --build-arg TORCH_INDEX_URL=...
+# PyPI's torch is the CUDA build, which runs without a GPU too. For the much smaller CPU
+# build, name PyTorch's index of CPU builds: --build-arg TORCH_INDEX_URL=...
 ARG TORCH_INDEX_URL=""
 RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirements \
     pip install --constraint /requirements/constraints.txt \
