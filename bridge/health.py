@@ -36,12 +36,13 @@ def pool_folder() -> Path:
         SettingsError: somebody else owns a folder of that name.
     """
     parent = os.getppid()
+    began = started(parent)
     # Process ids come again, in containers soon: with the time of its start a pool is itself alone.
     name = f"mlbridge-health-{os.getuid()}-"
-    folder = Path(tempfile.gettempdir()) / f"{name}{parent}-{started(parent)}"
+    folder = Path(tempfile.gettempdir()) / f"{name}{parent}-{began}"
     for left in folder.parent.glob(f"{name}*"):  # by pools that were killed
         pid, _, at = left.name.removeprefix(name).partition("-")
-        if not at or at != started(pid):
+        if began and (not at or at != started(pid)):  # without a /proc nobody can tell
             shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():

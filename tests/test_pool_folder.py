@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from bridge import health
 from bridge.health import pool_folder
 
 
@@ -25,3 +26,12 @@ def test_folders_of_dead_pools_go_and_those_of_living_ones_stay(tmp_path, monkey
         other.kill()
     pool_folder()
     assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_where_proc_cannot_be_read_no_folder_is_taken_for_a_dead_pools(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(health, "started", lambda _pid: "")
+    other = tmp_path / f"mlbridge-health-{os.getuid()}-1-"
+    other.mkdir()
+    mine = pool_folder()
+    assert set(tmp_path.iterdir()) == {mine, other}
