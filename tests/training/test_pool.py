@@ -44,6 +44,7 @@ async def in_state(client, handle, state):
     return await until(look)
 
 
+@pytest.mark.timeout(700)  # each of about ten slices loads torch
 async def test_two_jobs_on_one_worker_take_turns(pool):
     await pool.start(BRIDGE_TRAINING_SLICE_S="1")
     short = {"epochs": 15, "batch_size": 8}
@@ -62,7 +63,7 @@ async def test_two_jobs_on_one_worker_take_turns(pool):
     watching = [
         asyncio.create_task(watch(name, it)) for name, it in zip("ab", handles, strict=True)
     ]
-    results = await asyncio.gather(*(handle.result(240) for handle in handles))
+    results = await asyncio.gather(*(handle.result(600) for handle in handles))
     for task in watching:
         task.cancel()
     assert [result["slices"] >= 2 for result in results] == [True, True]
