@@ -21,6 +21,7 @@ class Slow:
     """A training that ends when it is told to, and takes a while to be lost."""
 
     task_id = "a"
+    request = SimpleNamespace(model_id="a-model")
 
     async def go_on(self, turn, on_progress):
         del on_progress
