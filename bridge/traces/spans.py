@@ -18,11 +18,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from taskiq import TaskiqMessage
 
 from bridge.errors import error_text, outcome_of
-from bridge.labels import BATON
+from bridge.labels import SENT_AT, waited_of
 from bridge.tracing import Metadata
-
-SENT_AT = "sent_at"
-"""Label: when the task was sent, Unix time."""
 
 _W3C = TraceContextTextMapPropagator()
 _FIELDS = ("traceparent", "tracestate")
@@ -127,9 +124,9 @@ class Spans:
     def begin_processing(self, message: TaskiqMessage, system: str, queue: str) -> Span:
         """A consumer's span, open from here on in this task of the event loop."""
         attributes = _messaging("process", message, system, queue)
-        sent_at = message.labels.get(SENT_AT)
-        if isinstance(sent_at, int | float) and BATON not in message.labels:
-            attributes["bridge.queue_seconds"] = round(max(0.0, time.time() - sent_at), 6)
+        waited_s = waited_of(message.labels, None, time.time())
+        if waited_s is not None:
+            attributes["bridge.queue_seconds"] = round(waited_s, 6)
         span = self._tracer.start_span(
             f"process {queue}",
             context=_told(message.labels) or Context(),
