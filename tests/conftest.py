@@ -19,6 +19,7 @@ import hypothesis
 import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper
+from redis.asyncio import Redis
 
 from bridge.embedded.ports import free_ports
 from bridge.embedded.probes import amqp_answers
@@ -267,6 +268,12 @@ async def rabbitmq(state: StateFolder) -> AsyncIterator[RabbitMQServer | Contain
 async def redis_server(state: StateFolder) -> AsyncIterator[RedisServer]:
     async with RedisServer(state) as server:
         yield server
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server.url) as redis:
+        yield redis
 
 
 class S3Server:

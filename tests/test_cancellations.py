@@ -2,16 +2,7 @@
 
 import uuid
 
-import pytest
-from redis.asyncio import Redis
-
 from bridge.cancellations import cancel, cancelled_record
-
-
-@pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
 
 
 async def heard(redis, task_id):

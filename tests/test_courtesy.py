@@ -10,12 +10,6 @@ from bridge import courtesy
 from bridge.courtesy import Watch, is_busy, until_busy
 
 
-@pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
-
-
 async def slow(seconds):
     await asyncio.sleep(seconds)
     return seconds

@@ -4,16 +4,9 @@ import asyncio
 import uuid
 
 import pytest
-from redis.asyncio import Redis
 
 from bridge.jobs import Asking, Jobs
 from bridge.training.reaper import reap
-
-
-@pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
 
 
 @pytest.fixture

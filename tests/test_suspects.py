@@ -12,12 +12,6 @@ from bridge.errors import BackendCrashedError, ModelUnavailableError
 
 
 @pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
-
-
-@pytest.fixture
 def model():
     return uuid.uuid4().hex
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from redis.asyncio import Redis
 from taskiq import TaskiqMessage
 
 from bridge.deliveries import Turn as DeliveryTurn
@@ -35,12 +34,6 @@ ADDRESS = "127.0.0.1"
 WAIT_S = 240  # processes that load torch, on a machine that may be busy
 # Without dropout and batch statistics, shares of a batch make the step that the whole would.
 PLAIN = {"architecture": "mlp", "options": {"dropout": 0.0}}
-
-
-@pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
 
 
 @pytest.fixture

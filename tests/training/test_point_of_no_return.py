@@ -6,7 +6,6 @@ import uuid
 
 import pytest
 import redis as blocking_redis
-from redis.asyncio import Redis
 
 from bridge.cancellations import cancel, cancelled_record
 from bridge.cli import cancel as command
@@ -27,12 +26,6 @@ from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 
 CNN = {"architecture": "cnn"}
-
-
-@pytest.fixture
-async def redis(redis_server):
-    async with Redis.from_url(redis_server.url) as redis:
-        yield redis
 
 
 @pytest.fixture

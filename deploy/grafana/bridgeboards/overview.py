@@ -12,6 +12,7 @@ from bridgeboards.panels import (
     per_second,
     quantile,
     rows,
+    seconds_in_queue,
     words,
 )
 
@@ -111,15 +112,7 @@ def _who_waits() -> list[object]:
             "As RabbitMQ counts them, so also while no worker runs. `.delay` queues hold what is "
             "tried again later.",
         ),
-        lines(
-            "Seconds in the queue",
-            {
-                "{{task}} p50": quantile(0.5, "bridge_queue_seconds", by="task"),
-                "{{task}} p99": quantile(0.99, "bridge_queue_seconds", by="task"),
-            },
-            "From published to taken by a worker.",
-            unit="s",
-        ),
+        seconds_in_queue(),
     ]
 
 

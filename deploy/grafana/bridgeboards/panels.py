@@ -205,6 +205,19 @@ def per_second(counter: str, *, by: str = "", where: str = "") -> str:
     return f"sum by ({by}) (rate({selected}[$__rate_interval]))"
 
 
+def seconds_in_queue() -> timeseries.Panel:
+    """How long tasks wait for a worker, by task."""
+    return lines(
+        "Seconds in the queue",
+        {
+            "{{task}} p50": quantile(0.5, "bridge_queue_seconds", by="task"),
+            "{{task}} p99": quantile(0.99, "bridge_queue_seconds", by="task"),
+        },
+        "From published to taken by a worker.",
+        unit="s",
+    )
+
+
 def _thresholds(steps: Steps) -> build.ThresholdsConfig:
     made = [model.Threshold(value=value, color=colour) for value, colour in steps]
     return build.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(made)

@@ -3,7 +3,13 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from bridgeboards.board import board
-from bridgeboards.panels import BAD_ABOVE_ZERO, lines, number, per_second, quantile
+from bridgeboards.panels import (
+    BAD_ABOVE_ZERO,
+    lines,
+    number,
+    per_second,
+    seconds_in_queue,
+)
 
 _LETTERS = 'queue=~".+[.]dead_letter"'
 _WORK = 'queue!~".+[.](dead_letter|delay[.].+)"'
@@ -59,15 +65,7 @@ def _flow() -> list[object]:
             "All queues together. Published above acknowledged: a backlog grows.",
             unit="ops",
         ),
-        lines(
-            "Seconds in the queue",
-            {
-                "{{task}} p50": quantile(0.5, "bridge_queue_seconds", by="task"),
-                "{{task}} p99": quantile(0.99, "bridge_queue_seconds", by="task"),
-            },
-            "From published to taken by a worker.",
-            unit="s",
-        ),
+        seconds_in_queue(),
         lines(
             "Payload bytes a second",
             {
