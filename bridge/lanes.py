@@ -115,12 +115,9 @@ class Model:
     def seen(self, lane: Lane, rows: int, now: float) -> None:
         """A message with so many rows has come."""
         full = max(1.0, lane.max_rows / rows) if rows else 1.0
-        if lane.alone:  # says nothing about others
-            pass
-        elif not self.used:
-            self.messages_in_batch = full
-        else:
-            self.messages_in_batch += (full - self.messages_in_batch) * _OF_LATE
+        if not lane.alone:  # which says nothing about others
+            share = _OF_LATE if self.used else 1.0
+            self.messages_in_batch += (full - self.messages_in_batch) * share
         self.used = now
 
     @property

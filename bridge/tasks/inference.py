@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Annotated, Any
 
 from taskiq import (
@@ -150,10 +150,12 @@ async def ml_inference(
 async def _predict(
     message: TaskiqMessage, turn: Turn, model_id: Any, input_data: Any, version: Any
 ) -> dict[str, Any]:
-    async with AsyncExitStack() as stack:
-        if suspect := turn.crashes > 0:
-            model = check_name("model_id", model_id)
-            await stack.enter_async_context(turn_of_suspect(broker.results.redis, model))
+    suspect = turn.crashes > 0
+    async with (
+        turn_of_suspect(broker.results.redis, check_name("model_id", model_id))
+        if suspect
+        else nullcontext()
+    ):
         request = Request(
             model_id,
             input_data,
