@@ -106,9 +106,7 @@ class PrometheusServer(Server):
 
 @pytest.fixture
 def prometheus(watched):
-    client = Prometheus(watched.prometheus.url)
-    yield client
-    client.close()
+    return watched.asked
 
 
 @dataclass
@@ -117,6 +115,7 @@ class Watched:
 
     rabbitmq: RabbitMQServer
     prometheus: PrometheusServer
+    asked: Prometheus
     client: BridgeClient
     triton: TritonClient
     inference_port: int
@@ -161,8 +160,11 @@ async def _unload_for_a_while(watched: Watched) -> None:
     await asyncio.gather(*(watched.client.infer(MODEL, {"x": ROW}) for _ in range(50)))
     await watched.triton.unload(MODEL)
     waiting = [await watched.client.submit(MODEL, {"x": ROW}) for _ in range(50)]
-    await asyncio.sleep(3)  # so long it is away, for the eye; nothing depends on it
-    await watched.triton.load(MODEL)
+    seen = f'max_over_time(bridge_model_paused{{model="{MODEL}"}}[10m]) > 0'
+    try:
+        await watched.until(lambda: asyncio.to_thread(watched.asked.now, seen))
+    finally:
+        await watched.triton.load(MODEL)
     await asyncio.gather(*(handle.result(WAIT_S) for handle in waiting))
 
 
@@ -267,6 +269,7 @@ async def watched(
         async with contextlib.AsyncExitStack() as exits:
             enter = exits.enter_async_context
             prometheus = await enter(PrometheusServer(state, targets))
+            asked = exits.enter_context(contextlib.closing(Prometheus(prometheus.url)))
             inference = variables | {"BRIDGE_METRICS_PORT": str(inference_port)}
             training = variables | {
                 "BRIDGE_METRICS_PORT": str(training_port),
@@ -279,9 +282,8 @@ async def watched(
                 enter(WorkerPool(state, "training", 1, training)),
             )
             client = await enter(BridgeClient(settings))
-            seen = Watched(
-                own_rabbitmq, prometheus, client, admin, inference_port, settings.taskiq_ml_queue
-            )
+            queue = settings.taskiq_ml_queue
+            seen = Watched(own_rabbitmq, prometheus, asked, client, admin, inference_port, queue)
             calling = asyncio.create_task(_callers(seen))
             training_done = asyncio.create_task(_train(seen))
             try:

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.embedded.ports import free_ports
 
+MODEL = "measured-while-it-trains"
 WHILE = ("epoch", "step", "loss", "samples_per_second", "checkpoint_timestamp_seconds")
 
 
@@ -48,22 +49,22 @@ async def test_a_training_is_seen_while_it_runs_and_then_only_counted(pool):
     found = await until(port, lambda found: found.get(("bridge_training_jobs", "running")) == 0)
     assert gauges(found) == set()
     handle = await pool.client.train(
-        "few", {"architecture": "cnn", "model_id": "watched"}, {"epochs": 20, "batch_size": 8}
+        "few", {"architecture": "cnn", "model_id": MODEL}, {"epochs": 20, "batch_size": 8}
     )
-    seen = {(f"bridge_training_{name}", "watched") for name in WHILE}
+    seen = {(f"bridge_training_{name}", MODEL) for name in WHILE}
     found = await until(port, lambda found: gauges(found) == seen)
-    assert found["bridge_training_epoch", "watched"] >= 1
-    assert found["bridge_training_step", "watched"] >= 1
-    assert found["bridge_training_samples_per_second", "watched"] > 0
-    saved_at = found["bridge_training_checkpoint_timestamp_seconds", "watched"]
+    assert found["bridge_training_epoch", MODEL] >= 1
+    assert found["bridge_training_step", MODEL] >= 1
+    assert found["bridge_training_samples_per_second", MODEL] > 0
+    saved_at = found["bridge_training_checkpoint_timestamp_seconds", MODEL]
     assert began < saved_at <= time.time()
 
     await handle.result(240)
-    ended = ("bridge_tasks_total", "watched", "succeeded", "train_model", "1")
+    ended = ("bridge_tasks_total", MODEL, "succeeded", "train_model", "1")
     found = await until(port, lambda found: found.get(ended) == 1 and not gauges(found))
-    assert found["bridge_training_slices_total", "watched", "finished"] == 1
+    assert found["bridge_training_slices_total", MODEL, "finished"] == 1
     # The candidate that was tried before is not a model, and no load of one.
-    assert found["bridge_model_loads_total", "watched", "loaded"] == 1
+    assert found["bridge_model_loads_total", MODEL, "loaded"] == 1
     assert found["bridge_task_seconds_count", "train_model"] == 1
     assert found["bridge_queue_seconds_count", "train_model"] == 1
     assert not any("candidate" in value for key in found for value in key)
