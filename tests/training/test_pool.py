@@ -51,10 +51,10 @@ async def test_two_jobs_on_one_worker_take_turns(pool):
     handles = [
         await pool.client.train("few", {**CNN, "model_id": f"turns-{name}"}, short) for name in "ab"
     ]
-    order = []
+    order, watched = [], asyncio.Event()
 
     async def watch(name, handle):
-        while True:
+        while not watched.is_set():  # a cancellation can get lost in redis-py
             report = await handle.progress()
             if report and "slice" in report and (name, report["slice"]) not in order:
                 order.append((name, report["slice"]))
@@ -63,9 +63,11 @@ async def test_two_jobs_on_one_worker_take_turns(pool):
     watching = [
         asyncio.create_task(watch(name, it)) for name, it in zip("ab", handles, strict=True)
     ]
-    results = await asyncio.gather(*(handle.result(600) for handle in handles))
-    for task in watching:
-        task.cancel()
+    try:
+        results = await asyncio.gather(*(handle.result(600) for handle in handles))
+    finally:
+        watched.set()
+        await asyncio.gather(*watching)
     assert [result["slices"] >= 2 for result in results] == [True, True]
     assert order[:4] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     # Both ran the same request but for the name: slices and turns changed nothing.
