@@ -20,9 +20,10 @@ from bridge.settings import Settings
 from bridge.training.board import GONE_S, SAY_EVERY_S, Board, Call, Word
 from bridge.training.datasets import DatasetStore
 from bridge.training.ending import end
+from bridge.training.folders import work_folder
 from bridge.training.lease import worker_name
 from bridge.training.places import open_work_root
-from bridge.training.process import Listeners, Piece, train_in_process, work_folder
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import TrainingRequest, parse_request
 from bridge.training.run import open_checkpoints
 

@@ -6,16 +6,11 @@ it is not trained yet. Whatever happens, the process and all that it started are
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +26,7 @@ from bridge.errors import (
 )
 from bridge.repository import Signature
 from bridge.training.failures import LESS_MEMORY
+from bridge.training.folders import scratch_folder
 from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.room import kernel_kills
@@ -74,47 +70,6 @@ class Outcome:
     """`metrics`, `parity`, `dataset_hash`, `columns`, `target`, `task`, `rows`, `threads`,
     `hyperparameters` (as used), `training_s`, `timings`, `libraries`; `variant`, where one was
     asked for."""
-
-
-@contextmanager
-def work_folder(root: Path, task_id: str) -> Iterator[Path]:
-    """A new folder for one delivery of a task, removed at the end.
-
-    What an earlier delivery of the same task left is removed first: its worker is dead, or is
-    about to lose to this one. So is what any other worker left that was killed.
-    """
-    # Hashed, as a task's id can be any text that a producer likes.
-    task = hashlib.sha256(task_id.encode()).hexdigest()[:20]
-    for leftover in root.glob(f"work-{task}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    folder = root / f"work-{task}-{uuid.uuid4().hex[:8]}"
-    hidden = root / f".{folder.name}"  # until it is held
-    hidden.mkdir()
-    with _held(hidden):
-        hidden.rename(folder)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_abandoned(root: Path) -> None:
-    for folder in root.glob("work-*"):
-        with contextlib.suppress(OSError), _held(folder):  # BlockingIOError: its worker lives
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lock a folder; the kernel lets go of it when the process dies, however it dies."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +142,17 @@ async def train_in_process(
         "ancestor": piece.ancestor and piece.ancestor.to_json(),
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
+    with scratch_folder() as scratch:
+        return await _train(job, folder, scratch, piece, listeners)
+
+
+async def _train(
+    job: dict[str, Any], folder: Path, scratch: Path, piece: Piece, listeners: Listeners
+) -> Outcome | None:
     log_file = folder / LOG_FILE
     kills = kernel_kills()
-    process, lines, pipe = await _start(log_file, piece.threads)
+    variables = environment(piece.threads) | {"TMPDIR": str(scratch)}
+    process, lines, pipe = await _start(log_file, variables)
     begun = asyncio.Event()
     sending = asyncio.create_task(_send(process, job, piece.stop, begun))
     limiting = asyncio.create_task(_limit(process.pid, piece.memory_bytes))
@@ -216,7 +179,7 @@ async def train_in_process(
 
 
 async def _start(
-    log_file: Path, threads: int | None
+    log_file: Path, variables: dict[str, str]
 ) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.BaseTransport]:
     """The process, and the pipe on which it reports."""
     reading, writing = os.pipe()
@@ -236,7 +199,7 @@ async def _start(
                 stdout=output,
                 stderr=output,
                 pass_fds=(writing,),
-                env=environment(threads),
+                env=variables,
                 start_new_session=True,  # so that it can be ended with all that it started
             )
     except BaseException:

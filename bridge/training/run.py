@@ -30,6 +30,7 @@ from bridge.errors import (
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.ending import end
+from bridge.training.folders import work_folder
 from bridge.training.golive import GoLive, PointOfNoReturn, Triton
 from bridge.training.group import Crew, Group
 from bridge.training.places import open_checkpoint_store, open_work_root
@@ -40,7 +41,6 @@ from bridge.training.process import (
     Piece,
     Progress,
     train_in_process,
-    work_folder,
 )
 from bridge.training.published import Ancestor, find_ancestor
 from bridge.training.request import TrainingRequest

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 
 import numpy as np
 import psutil
@@ -118,7 +119,9 @@ async def test_an_error_keeps_its_class_and_words(settings, tmp_path):
     assert trainers() == []
 
 
-async def test_the_death_of_one_ends_all(settings, tmp_path):
+async def test_the_death_of_one_ends_all(settings, tmp_path, monkeypatch):
+    (temporary := tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     killed = []
 
     def kill():
@@ -131,3 +134,4 @@ async def test_the_death_of_one_ends_all(settings, tmp_path):
     ):
         await run(settings, tmp_path, {"epochs": 10_000, "devices": 2}, on_progress=kill)
     assert trainers() == []
+    assert list(temporary.iterdir()) == []  # torch leaves a file for each process's error

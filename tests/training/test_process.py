@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 
 from bridge.errors import TrainingFailedError
 from bridge.training.datasets import DatasetStore
-from bridge.training.process import Listeners, Piece, train_in_process, work_folder
+from bridge.training.folders import scratch_folder, work_folder
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -212,3 +214,16 @@ def test_work_folders_go_and_take_leftovers_along(tmp_path):
             assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == []
     assert os.fspath(second) != os.fspath(first)
+
+
+def test_scratch_folders_go_and_take_those_of_the_killed_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "mlbridge-training-of-a-worker-that-was-killed").mkdir()
+    (tmp_path / "somebody-elses").mkdir()
+    with scratch_folder() as first, scratch_folder() as second:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            first.name,
+            second.name,
+            "somebody-elses",
+        }
+    assert [path.name for path in tmp_path.iterdir()] == ["somebody-elses"]
