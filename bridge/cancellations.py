@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from taskiq import TaskiqResult
 
+from bridge.background import end
 from bridge.channels import listen
 from bridge.errors import TaskCancelledError, TooLateError
 from bridge.job_scripts import CANCEL, keys_of
@@ -102,8 +103,7 @@ class Cancellations:
     async def close(self) -> None:
         """Stop listening."""
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await end(self._listening)
             self._listening = None
 
     async def _read(self) -> None:

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from bridge.background import end
 from bridge.errors import SettingsError
 
 Check = Callable[[], Awaitable[str | None]]
@@ -93,8 +94,7 @@ class Health:
     async def close(self) -> None:
         """Leave the pool."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         if self._server is not None:
             await asyncio.to_thread(self._server.shutdown)
             self._server.server_close()

@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from bridge.background import end
+
 logger = logging.getLogger("bridge.outage")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
@@ -53,9 +55,7 @@ class Outage:
 
     async def close(self) -> None:
         """Stop asking."""
-        for task in filter(None, (self._asking, self._looking)):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end(*filter(None, (self._asking, self._looking)))
 
     async def _look(self) -> bool:
         return await self._ready()

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from bridge.background import end
+
 Server = TypeVar("Server")
 
 _ASK_EVERY_S = 0.5
@@ -61,10 +63,7 @@ class Replicas(Generic[Server]):
 
     async def close(self) -> None:
         """Stop asking."""
-        asking = list(self._asking.values())
-        for task in asking:
-            task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await end(*self._asking.values())
 
     async def _ask(self, index: int) -> None:
         try:

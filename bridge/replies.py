@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from redis.asyncio import Redis
 from taskiq import TaskiqResult
 
+from bridge.background import end
 from bridge.channels import REDIS_LOST
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result
@@ -64,9 +65,7 @@ class Replies:
     async def close(self) -> None:
         """Stop listening."""
         if self._listener:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
+            await end(self._listener)
 
     def expect(self, task_id: str) -> Waiter:
         """Where the result of a task will be pushed; call it before the task is sent."""

@@ -19,6 +19,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
 from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge.background import end
 from bridge.cancellations import Cancellations
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
@@ -163,8 +164,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
     async def shutdown(self) -> None:
         """Close the connections; what could not be saved yet stays unacknowledged."""
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await end(self._writer)
         await self.cancellations.close()
         await self._redis.aclose()
         await super().shutdown()

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from bridge.background import end
 from bridge.metrics import gauges
 from bridge.metrics.counts import Counts, Standing
 
@@ -58,8 +59,7 @@ class Reporter:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
             gauges.withdraw()
 
     async def _run(self) -> None:

@@ -20,6 +20,7 @@ from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError, NoStartupError
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
+from bridge.background import end
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
@@ -172,8 +173,7 @@ class RabbitMQBroker(AioPikaBroker):
             while True:
                 yield await self._handed_on.get()
         finally:
-            consuming.cancel()
-            await asyncio.gather(consuming, return_exceptions=True)
+            await end(consuming)
             await consumer.cancel()
             await self.intake.drain()
             if self._acknowledger is not None:

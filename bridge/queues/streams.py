@@ -10,6 +10,7 @@ from taskiq import AckableMessage
 from taskiq.utils import maybe_awaitable
 from taskiq_redis import RedisStreamBroker
 
+from bridge.background import end
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
@@ -129,8 +130,7 @@ class StreamBroker(RedisStreamBroker):
                     return  # the reader ended: by its error, raised below
                 yield getter.result()
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end(reader)
             await self.intake.drain()
 
     async def add(self, body: bytes) -> None:
