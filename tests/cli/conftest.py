@@ -119,25 +119,34 @@ def nothing_up(tmp_path, make_environment):
     return Commands(tmp_path, make_environment(tmp_path))
 
 
+@pytest.fixture(scope="session")
+def open_up(make_environment):
+    """An `Up` in a folder, with changes to its environment, for a block."""
+
+    @contextlib.contextmanager
+    def open_up(folder, **changes):
+        (folder / "tmp").mkdir()
+        stack = Up(folder, make_environment(folder) | changes)
+        try:
+            yield stack
+        finally:
+            stack.kill()
+
+    return open_up
+
+
 @pytest.fixture
-def make_up(tmp_path, make_environment):
-    (tmp_path / "tmp").mkdir()
-    stack = Up(tmp_path, make_environment(tmp_path))
-    yield stack
-    stack.kill()
+def make_up(tmp_path, open_up):
+    with open_up(tmp_path) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory, make_environment):
+def stack(tmp_path_factory, open_up):
     """One `mlbridge up` for all tests that only use it."""
-    folder = tmp_path_factory.mktemp("stack")
-    (folder / "tmp").mkdir()
-    stack = Up(folder, make_environment(folder))
-    try:
+    with open_up(tmp_path_factory.mktemp("stack")) as stack:
         stack.up("--workers", "1")
         yield stack
-    finally:
-        stack.kill()
 
 
 @pytest.fixture(scope="session")

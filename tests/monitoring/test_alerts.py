@@ -36,8 +36,12 @@ def promtool(find_program, *arguments, cwd=None):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_takes_the_configuration(find_program):
+def test_prometheus_takes_the_configuration(find_program, tmp_path):
     promtool(find_program, "check", "config", str(SHIPPED / "prometheus.yml"))
+    # That of readers who have a Prometheus.
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    (tmp_path / "theirs.yml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    promtool(find_program, "check", "config", str(tmp_path / "theirs.yml"))
 
 
 def test_alerts_fire_when_they_should_and_only_then(find_program, tmp_path):
