@@ -13,7 +13,8 @@ from bridge.training.datasets import DatasetStore, load_room
 from bridge.training.request import TARGETS, parse_request
 
 datasets = typer.Typer(
-    no_args_is_help=True, help="List, show, add and validate datasets, in the folder DATASET_ROOT."
+    no_args_is_help=True,
+    help="Add, list, show, validate and remove datasets, in the folder DATASET_ROOT.",
 )
 
 
@@ -98,6 +99,24 @@ def add(
     Example: `mlbridge datasets add iris iris.csv`
     """
     _show(_store().add(dataset, source, image_size=_size(size)), json=json)
+
+
+@datasets.command("remove")
+def remove(
+    dataset: Annotated[str, typer.Argument(help="A dataset's name.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a dataset, for good. Asks first. Models that were trained on it stay.
+
+    Example: `mlbridge datasets remove iris --yes`
+    """
+    store = _store()
+    place = store.path(dataset)
+    if not yes:
+        typer.confirm(f"remove {place}?", abort=True, err=True)
+    store.remove(dataset)
+    console.print(f"removed {place}", markup=False, highlight=False)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -174,6 +174,23 @@ class DatasetStore:
             shutil.rmtree(staging, ignore_errors=True)
         return self.describe(dataset_id)
 
+    def remove(self, dataset_id: str) -> None:
+        """Remove a dataset. A training on it that is not done ends with an error.
+
+        Raises:
+            DatasetError: there is none, or it cannot be removed.
+        """
+        place = self.path(dataset_id)
+        try:
+            if place.is_dir():
+                gone = self.root / f".add-{uuid.uuid4().hex[:12]}"  # nobody sees half of it
+                place.rename(gone)
+                shutil.rmtree(gone)
+            else:
+                place.unlink()
+        except OSError as error:
+            raise DatasetError(f"cannot remove dataset {dataset_id!r}: {error}") from error
+
     def load(
         self,
         dataset_id: str,
@@ -256,7 +273,7 @@ class DatasetStore:
     def _taken(self, dataset_id: str) -> DatasetError:
         return DatasetError(
             f"a dataset {dataset_id!r} exists already in {self.root}; choose another name, or "
-            f"remove it first"
+            f"remove it first: mlbridge datasets remove {dataset_id}"
         )
 
 

@@ -184,6 +184,12 @@ def test_datasets(stack, iris):
     assert stack.run("datasets", "validate", "iris").returncode == 1
     assert "exists already" in sentence(stack.run("datasets", "add", "iris", "iris.csv"))
     assert "there is no dataset" in sentence(stack.run("datasets", "show", "nowhere"))
+    assert "there is no dataset" in sentence(stack.run("datasets", "remove", "nowhere", "--yes"))
+    assert stack.run("datasets", "add", "spare", "iris.csv").returncode == 0
+    assert stack.run("datasets", "remove", "spare", stdin="n\n").returncode == 1
+    assert stack.run("datasets", "show", "spare").returncode == 0
+    assert "removed" in stack.run("datasets", "remove", "spare", stdin="y\n").stdout
+    assert [path.name for path in (stack.folder / "datasets").glob("*spare*")] == []
 
 
 def test_secrets_are_in_no_log(stack, iris):

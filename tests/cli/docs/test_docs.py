@@ -93,7 +93,8 @@ def run(terminal, plan):
     commands = plan.get("then", [])
     assert all(command in text for command in commands)
     for name in re.findall(r"datasets add (\w+)", "\n".join([text, *commands])):
-        shutil.rmtree(terminal.folder / "datasets" / name, ignore_errors=True)  # another page's
+        if (terminal.folder / "datasets" / name).exists():  # another page's
+            terminal.shell(f"mlbridge datasets remove {name} --yes")
     if found.language == "python":
         terminal.python(text, plan.get("given", ""), plan.get("within", ""))
     else:
