@@ -55,6 +55,9 @@ Spec = tuple[str, str, Sequence[int]]
 """Name, KServe datatype, shape without the batch dimension; -1 is any size."""
 
 
+_THERE = pytest.StashKey[set[str]]()
+
+
 def save_onnx_model(
     repository: Path,
     name: str,
@@ -347,6 +350,17 @@ def model_repository(state: StateFolder) -> Path:
     repository = state.room("model_repository")
     _seed(repository)
     return repository
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_an_earlier_try(request: pytest.FixtureRequest) -> None:
+    """A test that failed and is run again finds the repository as it did at first."""
+    if "model_repository" not in request.fixturenames:
+        return
+    repository = request.getfixturevalue("model_repository")
+    there = {folder.name for folder in repository.iterdir()}
+    for name in there - request.node.stash.setdefault(_THERE, there):
+        shutil.rmtree(repository / name, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

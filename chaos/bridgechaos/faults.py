@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 
 import psutil
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from bridgechaos.disk import filled
 from bridgechaos.plan import CHECKPOINTS, MODELS, Fault
@@ -27,6 +29,7 @@ _NEW_CHILD_S = 120.0
 _DELAYS_S = (0.02, 0.3)
 _HALF_OPEN_LONGER = 3.0  # a kernel is patient: what waits for it to tell must be seen waiting
 _POLL_S = 0.1
+_TAKES_S = 20.0
 
 
 class Scene:
@@ -172,12 +175,21 @@ async def _break_link(scene: Scene, fault: Fault) -> None:
 async def _fill_redis(scene: Scene, fault: Fault) -> None:
     """No write fits, until there is room again."""
     async with scene.holding(fault):
-        redis = scene.stack.redis
-        await redis.config_set("maxmemory", "1")
+        await _allow(scene.stack.redis, "1")
         try:
             await asyncio.sleep(fault.lasts_s)
         finally:
-            await redis.config_set("maxmemory", "0")
+            await _allow(scene.stack.redis, "0")
+
+
+async def _allow(redis: Redis, maxmemory: str) -> None:
+    """Until Redis takes it: our connection may be one that ended with the last Redis."""
+    async with asyncio.timeout(_TAKES_S):
+        while True:
+            with contextlib.suppress(RedisError):
+                await redis.config_set("maxmemory", maxmemory)
+                return
+            await asyncio.sleep(_POLL_S)
 
 
 async def _slow_model(scene: Scene, fault: Fault) -> None:

@@ -120,9 +120,9 @@ async def test_ours(rig, triton, tmp_path):
     arguments = ("bridge.broker:training_broker", "bridge.tasks.training", "--max-async-tasks", "1")
     log = tmp_path / "worker.log"
     async with worker(log, *arguments, **variables) as process, BridgeClient(own) as client:
-        dying = await client.train("sides", {"architecture": "mlp"}, {"epochs": 1000})
+        dying = await client.train("sides", {"architecture": "mlp"}, {"epochs": 30})
         after = await client.train("sides", {"architecture": "mlp"}, {"epochs": 1})
         await killed_child(process)
-        ended = [(await it.result(120))["model_version"] for it in (dying, after)]
+        ended = [(await it.result(240))["model_version"] for it in (dying, after)]
         assert sorted(ended) == ["1", "2"]
         assert log.read_text().count("Listening started.") == 1
