@@ -27,6 +27,7 @@ from taskiq import (
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge import log_lines
+from bridge.background import end
 from bridge.broker import settings, training_broker
 from bridge.channels import REDIS_LOST, listen
 from bridge.courtesy import is_busy, until_busy
@@ -47,7 +48,6 @@ from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
 from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
-from bridge.training.ending import end
 from bridge.training.golive import PointOfNoReturn
 from bridge.training.group import leading
 from bridge.training.lease import Lease, Orders, is_orphan, worker_name

@@ -182,7 +182,7 @@ class DatasetStore:
         """
         place = self.path(dataset_id)
         try:
-            if place.is_dir():
+            if place.is_dir() and not place.is_symlink():
                 gone = self.root / f".add-{uuid.uuid4().hex[:12]}"  # nobody sees half of it
                 place.rename(gone)
                 shutil.rmtree(gone)

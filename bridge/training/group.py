@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from redis.asyncio import Redis
 
+from bridge.background import end
 from bridge.channels import REDIS_LOST
 from bridge.errors import (
     NodesMissingError,
@@ -24,7 +25,6 @@ from bridge.errors import (
 )
 from bridge.settings import Settings
 from bridge.training.board import GONE_S, SAY_EVERY_S, Board, Call, Word
-from bridge.training.ending import end
 from bridge.training.lease import is_dead_neighbour
 from bridge.training.request import TrainingRequest
 

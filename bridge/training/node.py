@@ -14,12 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from bridge.background import end
 from bridge.channels import REDIS_LOST
 from bridge.errors import CheckpointError, DatasetError
 from bridge.settings import Settings
 from bridge.training.board import GONE_S, SAY_EVERY_S, Board, Call, Word
 from bridge.training.datasets import DatasetStore
-from bridge.training.ending import end
 from bridge.training.folders import work_folder
 from bridge.training.lease import worker_name
 from bridge.training.places import open_work_root

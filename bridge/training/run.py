@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bridge.background import end
 from bridge.errors import (
     BridgeError,
     CheckpointError,
@@ -29,7 +30,6 @@ from bridge.errors import (
 )
 from bridge.settings import Settings
 from bridge.training.checkpoints import Checkpoint, Checkpoints
-from bridge.training.ending import end
 from bridge.training.folders import work_folder
 from bridge.training.golive import GoLive, PointOfNoReturn, Triton
 from bridge.training.group import Crew, Group

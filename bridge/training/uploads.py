@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bridge.background import end
 from bridge.errors import CheckpointError, LeaseLostError
 from bridge.training.checkpoints import Checkpoint
 
@@ -52,8 +53,7 @@ class Uploads:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._working.cancel()
-        await asyncio.gather(self._working, return_exceptions=True)
+        await end(self._working)
 
     def add(self, file: Path, facts: Facts) -> None:
         """Keep a file soon; one that still waits is given up for it."""

@@ -115,8 +115,8 @@ def run_by_name(terminal, name):
 
 @those("run")
 async def test_a_block(terminal, plan):
-    if missing := plan.get("needs") if not shutil.which(plan.get("needs", "sh")) else None:
-        pytest.skip(f"no {missing} here")
+    if "needs" in plan and not shutil.which(plan["needs"]):
+        pytest.skip(f"there is no {plan['needs']} here")
     if plan.get("letters"):
         await send_what_nobody_understands(terminal)
     await asyncio.to_thread(run, terminal, plan)
@@ -220,9 +220,11 @@ def test_an_architecture_of_your_own(terminal):
     terminal.shell(train)
 
 
-@pytest.mark.parametrize("line", range(3))
-def test_worker_commands(terminal, line):
-    starts = ("--use-process-pool", "broker:training_broker", "bridge.tasks.inference")[line]
+@pytest.mark.parametrize(
+    ("words", "processes"),
+    [("--use-process-pool", 3), ("broker:training_broker", 1), ("bridge.tasks.inference", 2)],
+)
+def test_worker_commands(terminal, words, processes):
     commands = [
         command
         for block in BLOCKS
@@ -230,14 +232,13 @@ def test_worker_commands(terminal, line):
         for command in block.text.splitlines()
         if command.startswith("python -m taskiq worker")
     ]
-    [command] = [command for command in commands if starts in command]
+    [command] = [command for command in commands if words in command]
     shop = terminal.folder / "shop"
     shop.mkdir(exist_ok=True)
     (shop / "tasks.py").write_text(
         "from bridge.broker import broker\n\n\n@broker.task\nasync def resize() -> None: ...\n"
     )
-    pool = int(command.split("--workers ")[1].split()[0]) if "--workers" in command else 2
-    log = terminal.folder / f"worker-{line}.log"
+    log = terminal.folder / "readme-worker.log"
     with log.open("wb") as output:
         worker = subprocess.Popen(
             shlex.split(command),
@@ -248,7 +249,7 @@ def test_worker_commands(terminal, line):
             start_new_session=True,
         )
     try:
-        while log.read_text().count("Listening started.") < pool:
+        while log.read_text().count("Listening started.") < processes:
             assert worker.poll() is None, log.read_text()
             assert "Traceback" not in log.read_text(), log.read_text()
             time.sleep(0.1)
