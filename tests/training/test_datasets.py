@@ -287,3 +287,18 @@ def test_every_row_a_class_of_its_own_is_split_all_the_same(store):
         "d", seed=0, validation_fraction=0.2, classes=lambda rows: np.array(rows["target"])
     )
     assert (len(splits.train), len(splits.validation)) == (16, 4)
+
+
+def test_removing_takes_one_dataset_and_a_link_alone(tmp_path):
+    store = DatasetStore(tmp_path)
+    rows = {"train": {"x": np.zeros((4, 2), np.float32), "target": np.arange(4) % 2}}
+    store.add("kept", rows)
+    store.add("gone", rows)
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "file.csv").write_text("x,target\n1,0\n2,1\n")
+    for name in ("gone", "link", "file"):
+        store.remove(name)
+    assert store.ids() == ["kept"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(DatasetError, match="there is no dataset 'gone'"):
+        store.remove("gone")
