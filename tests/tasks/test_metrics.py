@@ -354,3 +354,28 @@ def test_the_rooms_below_import_no_prometheus():
         "assert not {'bridge.metrics', 'prometheus_client'} & sys.modules.keys(), 'imported'"
     )
     subprocess.run([sys.executable, "-P", "-c", script], check=True)
+
+
+async def test_of_redis_streams(environment, new_worker, redis):
+    stream, port = f"stream-{uuid.uuid4().hex[:8]}", free_ports(1)[0]
+    variables = environment | {
+        "BRIDGE_QUEUE": "redis-streams",
+        "TASKIQ_ML_QUEUE": stream,
+        "BRIDGE_METRICS_PORT": str(port),
+        "BRIDGE_METRICS_HOST": "127.0.0.1",
+    }
+    await new_worker(COMMAND, variables, processes=2)
+    bodies = [body_of("ml_inference", "double", {"x": [[1, 2, 3, 4]]}) for _ in range(20)]
+    for body in [*bodies, body_of("nobody knows it"), b"no task at all"]:
+        await redis.xadd(stream, {b"data": body})
+    exact = {
+        ended("double", "succeeded"): 20,
+        ended("unknown", "dead-lettered", "unknown", "unknown"): 1,
+        ("bridge_dead_letters_total", "UnknownTaskError"): 1,
+        ("bridge_dead_letters_total", "MalformedMessageError"): 1,
+        ("bridge_queue_seconds_count", "ml_inference"): 20,
+        ("bridge_batch_rows_sum", "double"): 20,
+        ("bridge_waiting_messages", stream): 0,
+        ("bridge_messages_in_hand",): 0,
+    }
+    await until(port, lambda found: exact.items() <= found.items())

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from redis.asyncio import Redis
 from taskiq import AsyncTaskiqTask
 from taskiq.kicker import AsyncKicker
 from taskiq.serializers import JSONSerializer
@@ -265,6 +266,35 @@ async def test_one_trace_from_the_producer_to_the_result(traced, traced_worker, 
         assert {span.service for span in own}.isdisjoint(
             {"mlbridge-client", "mlbridge-inference-worker"}
         )
+
+
+async def test_a_trace_goes_through_redis_streams_too(traced, new_worker, collector):
+    stream = f"stream-{uuid.uuid4().hex[:8]}"
+    variables = traced | {"BRIDGE_QUEUE": "redis-streams", "TASKIQ_ML_QUEUE": stream}
+    await new_worker([*WORKER, "--workers", "1"], variables)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        settings = Settings()
+    async with BridgeClient(settings) as client:
+        trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
+        message = {
+            "task_id": uuid.uuid4().hex,
+            "task_name": "ml_inference",
+            "labels": {"traceparent": f"00-{trace_id}-{span_id}-01"},
+            "args": ["double", {"x": [[1, 2, 3, 4]]}],
+            "kwargs": {},
+        }
+        async with Redis.from_url(traced["REDIS_URL"]) as redis:
+            await redis.xadd(stream, {b"data": json.dumps(message).encode()})
+        result = await client.handle(message["task_id"]).result(timeout_s=WAIT_S)
+        assert result["outputs"]["y"] == [[2, 4, 6, 8]]
+    await collector.until(lambda: named(collector.of(trace_id), "process "))
+    (process,) = named(collector.of(trace_id), "process ")
+    assert process.parent_id == span_id
+    assert process.attributes["messaging.system"] == "redis"
+    assert process.attributes["messaging.destination.name"] == stream
+    assert named(collector.of(trace_id), "save result")
 
 
 async def test_a_strangers_trace_goes_on_and_sampling_is_respected(stock, traced_worker, collector):

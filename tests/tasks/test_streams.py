@@ -1,0 +1,162 @@
+"""The queue on Redis Streams, on a real Redis: what is in whose hands."""
+
+import asyncio
+import contextlib
+import json
+import uuid
+
+import pytest
+
+from bridge.errors import Outcome, TritonUnavailableError
+from bridge.queues import build_broker
+
+IDLE_MS = 600
+WAIT_S = 30
+
+
+@pytest.fixture
+def own(settings):
+    return settings.model_copy(
+        update={"bridge_queue": "redis-streams", "taskiq_ml_queue": f"s-{uuid.uuid4().hex[:8]}"}
+    )
+
+
+@pytest.fixture
+def stream(own):
+    return own.taskiq_ml_queue
+
+
+@contextlib.asynccontextmanager
+async def listening(settings, shortcut):
+    """A worker's broker, whose entries go to others soon; `shortcut` runs the tasks called `t`."""
+    broker = build_broker(settings, "inference")
+    broker.idle_timeout = IDLE_MS
+    broker.intake.shortcuts["t"] = shortcut
+    await broker.startup()
+
+    async def listen():
+        async for _ in broker.listen():
+            pytest.fail("a task without a shortcut")
+
+    task = asyncio.create_task(listen())
+    try:
+        yield broker
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await broker.shutdown()
+
+
+async def add(redis, stream):
+    task_id = uuid.uuid4().hex
+    message = {"task_id": task_id, "task_name": "t", "labels": {}, "args": [], "kwargs": {}}
+    await redis.xadd(stream, {b"data": json.dumps(message).encode()})
+    return task_id
+
+
+async def until_ended(redis, stream, *task_ids):
+    async with asyncio.timeout(WAIT_S):
+        while await redis.exists(*task_ids) < len(task_ids) or await redis.xlen(stream):
+            await asyncio.sleep(0.05)
+
+
+async def test_what_a_dead_worker_had_comes_back_though_nothing_new_comes(redis, own, stream):
+    runs = []
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+
+    task_id = await add(redis, stream)
+    await redis.xgroup_create(stream, "taskiq", id="0")
+    taken = await redis.xreadgroup("taskiq", "dead", {stream: ">"})
+    assert taken
+    async with listening(own, run):
+        await until_ended(redis, stream, task_id)
+    assert runs == [task_id]
+
+
+async def test_what_a_busy_worker_has_stays_his(redis, own, stream):
+    runs = []
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+        await asyncio.sleep(IDLE_MS / 1000 * 12)  # others have looked twice by then
+
+    async with listening(own, run), listening(own, run):
+        task_ids = [await add(redis, stream) for _ in range(3)]
+        await until_ended(redis, stream, *task_ids)
+    assert sorted(runs) == sorted(task_ids)
+
+
+async def test_what_is_handed_back_is_somebodys_soon_and_does_not_count(redis, own, stream):
+    own = own.model_copy(update={"bridge_delivery_limit": 1})
+    runs = []
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+        if len(runs) < 3:
+            raise TritonUnavailableError("it is away")
+
+    async with listening(own, run) as broker:
+        task_id = await add(redis, stream)
+        await until_ended(redis, stream, task_id)
+        assert (await broker.results.get_result(task_id)).error is None
+    assert runs == [task_id] * 3
+
+
+async def test_who_kills_his_workers_is_dead_lettered(redis, own, stream):
+    own = own.model_copy(update={"bridge_delivery_limit": 2})
+
+    async def run(message, turn):
+        pytest.fail("it is run once more")
+
+    task_id = await add(redis, stream)
+    await redis.xgroup_create(stream, "taskiq", id="0")
+    await redis.xreadgroup("taskiq", "dead-1", {stream: ">"})
+    (pending,) = await redis.xpending_range(stream, "taskiq", "-", "+", 1)
+    await redis.xclaim(stream, "taskiq", "dead-2", 0, [pending["message_id"]])
+    async with listening(own, run) as broker:
+        await until_ended(redis, stream, task_id)
+        error = (await broker.results.get_result(task_id)).error
+    assert error.outcome is Outcome.DEAD_LETTERED
+    ((_, letter),) = await redis.xrange(f"{stream}.dead_letter")
+    assert letter[b"x-bridge-error"] == b"PoisonousMessageError"
+
+
+async def test_an_entry_that_is_no_task_harms_nobody(redis, own, stream):
+    async def run(message, turn):
+        pass
+
+    async with listening(own, run):
+        await redis.xadd(stream, {b"nonsense": b"1"})
+        task_id = await add(redis, stream)
+        await until_ended(redis, stream, task_id)
+    ((_, letter),) = await redis.xrange(f"{stream}.dead_letter")
+    assert letter[b"x-bridge-error"] == b"MalformedMessageError"
+
+
+async def test_a_stream_that_is_gone_is_made_anew(redis, own, stream, caplog):
+    async def run(message, turn):
+        pass
+
+    async with listening(own, run):
+        await until_ended(redis, stream, await add(redis, stream))
+        await redis.delete(stream)
+        async with asyncio.timeout(WAIT_S):
+            while "trying again" not in caplog.text:
+                await asyncio.sleep(0.05)
+        await until_ended(redis, stream, await add(redis, stream))
+
+
+async def test_a_deadline_of_the_workers_counts_from_when_it_was_added(redis, own, stream):
+    own = own.model_copy(update={"bridge_deadline_s": 0.5})
+
+    async def run(message, turn):
+        pytest.fail("nobody wants it any more")
+
+    task_id = await add(redis, stream)
+    await asyncio.sleep(0.6)
+    async with listening(own, run) as broker:
+        await until_ended(redis, stream, task_id)
+        error = (await broker.results.get_result(task_id)).error
+    assert error.outcome is Outcome.EXPIRED
