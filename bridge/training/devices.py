@@ -10,6 +10,7 @@ process group and die with it, so that killing the group ends all of a machine.
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from bridge.training.threads import processors
 Report = Callable[[str, dict[str, Any]], None]
 Stop = Callable[[], bool]
 Work = Callable[[dict[str, Any], Report, Stop], None]
+_Failure = tuple[type[BridgeError], str, bool]  # what to raise, and whether it is the reason
 
 _RUN_ID = "slice"  # each has a store of its own
 _JOIN_S = 10.0
@@ -76,8 +78,8 @@ def launch(  # noqa: PLR0913 - what, how often, and who is to be asked and told
     Raises:
         InvalidTrainingRequestError: this machine has fewer GPUs.
         BridgeError: what the first to fail ended with.
-        TrainingFailedError: one of them died; TrainingCrashedError, where another machine may have
-            been why.
+        TrainingCrashedError: one of them was killed; or failed, where another machine may have been
+            why.
     """
     found = torch.cuda.device_count()
     if 0 < found < devices:
@@ -92,8 +94,8 @@ def launch(  # noqa: PLR0913 - what, how often, and who is to be asked and told
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
     context = multiprocessing.get_context("spawn")
     lines, stopping = context.SimpleQueue(), context.Event()
-    failure: list[BridgeError] = []
-    listener = threading.Thread(target=_forward, args=(lines, report, failure), daemon=True)
+    failures: list[_Failure] = []
+    listener = threading.Thread(target=_forward, args=(lines, report, failures), daemon=True)
     listener.start()
     threading.Thread(target=_watch, args=(stop, stopping), daemon=True).start()
     try:
@@ -102,15 +104,28 @@ def launch(  # noqa: PLR0913 - what, how often, and who is to be asked and told
     except ChildFailedError as error:
         lines.put(None)
         listener.join(_JOIN_S)
-        if failure:
-            raise failure[0] from error
-        first = min(error.failures.values(), key=lambda one: one.timestamp)
-        kind = TrainingFailedError if meeting.nodes == 1 else TrainingCrashedError
-        raise kind(
-            f"the process of device {first.local_rank} ended with exit code {first.exitcode}"
-        ) from error
+        raise _verdict(failures, error, meeting.nodes) from error
     lines.put(None)
     listener.join()
+
+
+def _verdict(failures: list[_Failure], error: ChildFailedError, nodes: int) -> BridgeError:
+    """What their end means: what one knows of itself, or that it was killed, or else its words."""
+    for kind, text, surely in failures:
+        if surely:
+            return kind(text)
+    # The launcher ends with SIGTERM those that are left.
+    for one in error.failures.values():
+        if one.exitcode < 0 and one.exitcode != -signal.SIGTERM:
+            name = signal.Signals(-one.exitcode).name
+            return TrainingCrashedError(
+                f"the process of device {one.local_rank} was killed by {name}"
+            )
+    kind = TrainingFailedError if nodes == 1 else TrainingCrashedError
+    if failures:
+        return kind(failures[0][1])
+    first = min(error.failures.values(), key=lambda one: one.timestamp)
+    return kind(f"the process of device {first.local_rank} ended with exit code {first.exitcode}")
 
 
 def _config(devices: int, meeting: Meeting, address: str) -> LaunchConfig:
@@ -129,11 +144,12 @@ def _config(devices: int, meeting: Meeting, address: str) -> LaunchConfig:
     )
 
 
-def _forward(lines: Any, report: Report, failure: list[BridgeError]) -> None:
+def _forward(lines: Any, report: Report, failures: list[_Failure]) -> None:
     while (line := lines.get()) is not None:
         kind, content = line
         if kind == "error":
-            failure.append((error_class(content["class"]) or TrainingFailedError)(content["text"]))
+            known = error_class(content["class"]) or TrainingFailedError
+            failures.append((known, content["text"], content["surely"]))
         else:
             report(kind, content)
 
@@ -160,10 +176,10 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
         work(job, report, stopping.is_set)
     except Exception as error:
         # From whichever comes first: the launcher ends the others as soon as one has ended. What
-        # another's death causes tells nothing.
+        # torch says may come of another's death.
         kind, text = told(error)
-        if kind is not TrainingFailedError or isinstance(error, BridgeError):
-            lines.put(("error", {"class": kind.__name__, "text": text}))
+        surely = kind is not TrainingFailedError or isinstance(error, BridgeError)
+        lines.put(("error", {"class": kind.__name__, "text": text, "surely": surely}))
         raise
     finally:
         if distributed.is_initialized():

@@ -8,7 +8,12 @@ import numpy as np
 import psutil
 import pytest
 
-from bridge.errors import DatasetError, InvalidTrainingRequestError, TrainingFailedError
+from bridge.errors import (
+    DatasetError,
+    InvalidTrainingRequestError,
+    TrainingCrashedError,
+    TrainingFailedError,
+)
 from bridge.training import devices
 from bridge.training.examples import Rows
 from bridge.training.feed import Feed, batches_an_epoch
@@ -119,6 +124,15 @@ async def test_an_error_keeps_its_class_and_words(settings, tmp_path):
     assert trainers() == []
 
 
+@pytest.mark.usefixtures("architectures_of_a_user")
+async def test_what_an_architecture_of_the_users_raises_is_told(settings, tmp_path):
+    model = {"architecture": "failing", "options": {"how": "mistake"}}
+    with pytest.raises(TrainingFailedError, match="ZeroDivisionError: a mistake") as raised:
+        await run(settings, tmp_path, {"devices": 2}, **model)
+    assert type(raised.value) is TrainingFailedError
+    assert trainers() == []
+
+
 async def test_the_death_of_one_ends_all(settings, tmp_path, monkeypatch):
     (temporary := tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -129,9 +143,7 @@ async def test_the_death_of_one_ends_all(settings, tmp_path, monkeypatch):
             killed.append(trainers()[1])
             killed[0].kill()
 
-    with pytest.raises(
-        TrainingFailedError, match=r"the process of device \d ended with exit code -9"
-    ):
+    with pytest.raises(TrainingCrashedError, match=r"process of device \d was killed by SIGKILL"):
         await run(settings, tmp_path, {"epochs": 10_000, "devices": 2}, on_progress=kill)
     assert trainers() == []
     assert list(temporary.iterdir()) == []  # torch leaves a file for each process's error

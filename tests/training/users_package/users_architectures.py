@@ -44,8 +44,17 @@ class FailingOptions(BaseModel):
     how: str
 
 
+class _Mistaken(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows):
+        raise ZeroDivisionError("a mistake of the user's")
+
+
 class Failing:
-    """Ends as a GPU would end it, on a machine that has none; or as too little memory does."""
+    """Ends as a GPU would end it, on a machine that has none; or as memory or a mistake does."""
 
     Options: ClassVar = FailingOptions
 
@@ -56,6 +65,7 @@ class Failing:
                 bytearray(1 << 60)
             case "gpu":
                 raise torch.AcceleratorError("CUDA error: an illegal memory access")
+        return _Mistaken(Linear.build(input_shape, outputs, LinearOptions()))
 
 
 class Nothing:
