@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import LockError
 
 from bridge.channels import REDIS_LOST, listen, tell
-from bridge.errors import BackendCrashedError, BridgeError, ModelUnavailableError
+from bridge.errors import AwaitingTurnError, BackendCrashedError, BridgeError
 
 _CHANNEL = "bridge:crashed"
 _ONCE_IN_S = 2.0  # reports of the same crash come from several workers
@@ -56,7 +56,7 @@ async def turn_of_suspect(redis: Redis, model: str) -> AsyncIterator[None]:
         model: its name, checked.
 
     Raises:
-        ModelUnavailableError: another is being tried, or the model is dead.
+        AwaitingTurnError: another is being tried, or the model is dead.
     """
     lock = redis.lock(f"bridge:suspect:{model}", timeout=_TURN_S)
     held = True
@@ -65,7 +65,7 @@ async def turn_of_suspect(redis: Redis, model: str) -> AsyncIterator[None]:
     except REDIS_LOST as error:
         logger.info("no turns for those who may have crashed %r: %s", model, error)
     if not held:
-        raise ModelUnavailableError(
+        raise AwaitingTurnError(
             f"model {model!r} crashed of late, and other tasks that may be to blame are tried first"
         )
     try:

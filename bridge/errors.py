@@ -115,6 +115,10 @@ class ModelUnavailableError(TritonError):
     fate = Fate.RETRY
 
 
+class AwaitingTurnError(ModelUnavailableError):
+    """The model crashed of late, and other tasks that may be to blame are tried first."""
+
+
 class TritonBusyError(TritonError):
     """The model's queue in Triton is full."""
 

@@ -8,12 +8,21 @@ longest of the one before.
 import random
 from dataclasses import dataclass
 
-from bridge.errors import BackendCrashedError, BridgeError, Fate, ModelUnavailableError
+from bridge.errors import (
+    AwaitingTurnError,
+    BackendCrashedError,
+    BridgeError,
+    Fate,
+    ModelUnavailableError,
+)
 
 # A model that is away is no fault of the task: it is tried much more often, and soon after the
 # model is back.
 _WHILE_AWAY = 60
 _WHILE_AWAY_S = 8.0
+# Turns are short and follow each other: who came back late would leave some unused.
+_FOR_A_TURN = 240
+_FOR_A_TURN_S = 2.0
 # A task that comes back after a crash is the only suspect, though new tasks may be there: if the
 # model dies three times more, it is the task that kills it.
 _CRASHES = 3
@@ -47,7 +56,9 @@ class Retries:
             jitter: from 0 to 1; by default by chance.
         """
         longest_s = self.longest_s
-        if isinstance(error, ModelUnavailableError):
+        if isinstance(error, AwaitingTurnError):
+            most, longest_s = most * _FOR_A_TURN, min(longest_s, _FOR_A_TURN_S)
+        elif isinstance(error, ModelUnavailableError):
             most, longest_s = most * _WHILE_AWAY, min(longest_s, _WHILE_AWAY_S)
         elif isinstance(error, BackendCrashedError):
             most = min(most, _CRASHES)

@@ -49,6 +49,13 @@ def test_a_model_that_is_away_is_waited_for_longer():
     assert retries.wait_s(away, 20, math.inf, most=5, jitter=1.0) == 8
 
 
+def test_a_turn_is_asked_for_often_and_for_as_long():
+    waiting = errors.AwaitingTurnError("")
+    assert Retries().wait_s(waiting, 20, math.inf, most=5, jitter=1.0) == 2
+    assert Retries().wait_s(waiting, 1200, math.inf, most=5) is not None
+    assert Retries().wait_s(waiting, 1201, math.inf, most=5) is None
+
+
 def test_what_kills_its_model_does_so_a_few_times_only():
     crashed = errors.BackendCrashedError("")
     assert Retries().wait_s(crashed, 3, math.inf, most=100) is not None

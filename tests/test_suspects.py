@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from bridge import crashes
 from bridge.crashes import repair, report, turn_of_suspect
-from bridge.errors import BackendCrashedError, ModelUnavailableError
+from bridge.errors import AwaitingTurnError, BackendCrashedError
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def test_one_at_a_time_for_each_model(redis, redis_server, model):
                     most = max(most, there)
                     await asyncio.sleep(0.02)
                     there -= 1
-            except ModelUnavailableError:
+            except AwaitingTurnError:
                 await asyncio.sleep(0.01)
             else:
                 return
@@ -42,7 +42,7 @@ async def test_one_at_a_time_for_each_model(redis, redis_server, model):
 
 async def test_who_gets_no_turn_goes_back_to_the_queue_at_once(redis, model):
     async with turn_of_suspect(redis, model):
-        with pytest.raises(ModelUnavailableError, match="other tasks that may be to blame"):
+        with pytest.raises(AwaitingTurnError, match="other tasks that may be to blame"):
             async with turn_of_suspect(redis, model):
                 pytest.fail("two at a time")
     async with turn_of_suspect(redis, model):
@@ -66,7 +66,7 @@ async def test_there_is_no_turn_until_the_model_is_loaded_again(redis, model):
     with pytest.raises(BackendCrashedError):
         async with turn_of_suspect(redis, model):
             raise BackendCrashedError("it died")
-    with pytest.raises(ModelUnavailableError):
+    with pytest.raises(AwaitingTurnError):
         async with turn_of_suspect(redis, model):
             pytest.fail("tried on a dead model")
 
