@@ -163,6 +163,8 @@ class Checkpoints:
                     with file.open("rb") as printed:
                         text = f"---- {title}\n".encode() + printed.read(left)
                     await self._store.write(self._room, f"log-{time.time_ns():020}.txt", text)
+        except FileNotFoundError:
+            pass  # no process began
         except (OSError, CheckpointError) as error:
             log.warning("the log of a slice is not kept: %s", str(error) or type(error).__name__)
 
