@@ -241,6 +241,10 @@ class ExportError(TrainingError):
     """The exported model is not, or does not compute, what was trained."""
 
 
+class NotGoodEnoughError(TrainingError):
+    """The trained network does not come to what the request requires; it is not published."""
+
+
 class PublishError(TrainingError):
     """The model could not go live; what was live before still is."""
 

@@ -9,7 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bridge.errors import InvalidNameError, PublishError, UnknownModelError
-from bridge.repository import ModelRepository, Signature, check_model_id, render_config
+from bridge.repository import (
+    ModelRepository,
+    Signature,
+    check_model_id,
+    render_config,
+    restorable,
+    restore,
+    withdraw,
+)
 from bridge.repository.signature import nameless
 from bridge.tensors import TensorSpec
 
@@ -211,7 +219,7 @@ def test_a_model_put_there_by_hand_is_left_alone(repository, files, card):
 def test_withdrawn_version_is_gone_and_its_number_with_it(repository, files):
     publish(repository, files)
     assert publish(repository, files, task="bad") == 2
-    repository.withdraw("m", 2)
+    withdraw(repository, "m", 2)
     assert repository.versions("m") == [1]
     assert repository.find_version_by_task("m", "bad") is None
     grave = repository.root / "m" / ".withdrawn-2"
@@ -219,12 +227,40 @@ def test_withdrawn_version_is_gone_and_its_number_with_it(repository, files):
     assert repository.next_version("m") == 3
     assert publish(repository, files, task="next") == 3
     with pytest.raises(PublishError, match="cannot withdraw version 9"):
-        repository.withdraw("m", 9)
+        withdraw(repository, "m", 9)
+
+
+def test_a_version_that_was_kept_comes_back_as_it_was(repository, files):
+    for task in ("first", "second", "third"):
+        publish(repository, files, task=task)
+    home = repository.root / "m"
+    before = {path.name: path.read_bytes() for path in (home / "3").iterdir()}
+    withdraw(repository, "m", 3, keep=True)
+    withdraw(repository, "m", 2)
+    assert repository.versions("m") == [1]
+    assert restorable(repository, "m") == [3]
+    assert publish(repository, files, task="next") == 4
+    with pytest.raises(UnknownModelError, match=r"no version 2 .* withdrawn and kept: 3"):
+        restore(repository, "m", 2)
+    restore(repository, "m", 3)
+    assert repository.versions("m") == [1, 3, 4]
+    assert {path.name: path.read_bytes() for path in (home / "3").iterdir()} == before
+    with pytest.raises(UnknownModelError, match="kept: none"):
+        restore(repository, "m", 3)
+
+
+def test_a_version_of_another_signature_does_not_come_back(repository, files):
+    publish(repository, files)
+    withdraw(repository, "m", 1, keep=True)
+    assert publish(repository, files, width=5) == 2
+    with pytest.raises(PublishError, match=r"signature|takes"):
+        restore(repository, "m", 1)
+    assert repository.versions("m") == [2]
 
 
 def test_model_whose_only_version_was_withdrawn_can_come_back(repository, files):
     publish(repository, files)
-    repository.withdraw("m", 1)
+    withdraw(repository, "m", 1)
     assert repository.models() == []
     assert publish(repository, files, width=5) == 2
     assert "dims: [ 5 ]" in (repository.root / "m" / "config.pbtxt").read_text()

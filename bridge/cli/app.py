@@ -17,6 +17,7 @@ from bridge.cli.follow import follow
 from bridge.cli.infer import infer
 from bridge.cli.logs import logs
 from bridge.cli.output import errors, print_json
+from bridge.cli.rollback import restore, withdraw
 from bridge.cli.status import models, status
 from bridge.cli.train import train
 from bridge.cli.training_node import training_node
@@ -82,6 +83,8 @@ app.command()(status)
 app.command()(doctor)
 app.command()(models)
 app.command()(card)
+app.command()(withdraw)
+app.command()(restore)
 app.command()(bench)
 app.add_typer(datasets, name="datasets")
 app.add_typer(dlq, name="dlq")

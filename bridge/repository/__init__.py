@@ -7,6 +7,7 @@ Triton between `lay_candidate` and `publish`.
 from bridge.repository.readable import render_card
 from bridge.repository.signature import Signature, render_config
 from bridge.repository.store import Candidate, ModelRepository, check_model_id
+from bridge.repository.withdrawn import restorable, restore, withdraw
 
 __all__ = [
     "Candidate",
@@ -15,4 +16,7 @@ __all__ = [
     "check_model_id",
     "render_card",
     "render_config",
+    "restorable",
+    "restore",
+    "withdraw",
 ]

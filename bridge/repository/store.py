@@ -12,7 +12,7 @@ Layout (Triton's own):
     <root>/<model>/<n>/card.json           what it is, and which task made it
     <root>/<model>/<n>/card.md             the same, for people
     <root>/<model>/<n>/weights.safetensors what its network learned, where a training made it
-    <root>/<model>/.withdrawn-<n>/         keeps the number of a refused version from coming back
+    <root>/<model>/.withdrawn-<n>/         a version out of service; its number is not given again
     <root>/<model>.candidate-<token>/      a whole model under a name that nobody calls
 
 Only folders are renamed, on one file system, and a rename never replaces a folder that holds
@@ -85,9 +85,12 @@ class ModelRepository:
 
     def next_version(self, model: str) -> int:
         """One above every number that the model has or had."""
-        withdrawn = (_WITHDRAWN.fullmatch(name) for name in self._entries(model))
-        taken = [int(match[1]) for match in withdrawn if match]
-        return max([0, *taken, *self.versions(model)]) + 1
+        return max([0, *self.withdrawn(model), *self.versions(model)]) + 1
+
+    def withdrawn(self, model: str) -> list[int]:
+        """Numbers of the versions that are out of service, rising; see `withdrawn.py`."""
+        found = (_WITHDRAWN.fullmatch(name) for name in self._entries(model))
+        return sorted(int(match[1]) for match in found if match)
 
     def card(self, model: str, version: int) -> dict[str, Any] | None:
         """A version's card, or None if it has none (it was put there by hand).
@@ -98,6 +101,11 @@ class ModelRepository:
         folder = self.root / check_name("model_id", model) / str(version)
         if not folder.is_dir():
             raise UnknownModelError(f"model {model!r} has no version {version} in {self.root}")
+        return self.read_card(folder)
+
+    @staticmethod
+    def read_card(folder: Path) -> dict[str, Any] | None:
+        """The card in a version's folder, if it has one."""
         try:
             card = json.loads((folder / CARD).read_bytes())
         except (FileNotFoundError, ValueError):
@@ -212,27 +220,6 @@ class ModelRepository:
                 return version
         except OSError as error:
             raise RepositoryWriteError(f"cannot publish {candidate.name!r}: {error}") from error
-
-    def withdraw(self, model: str, version: int) -> None:
-        """Take back a version that Triton refused. Its number is not given out again.
-
-        Raises:
-            PublishError: it cannot be taken back, or there is no such version.
-        """
-        home = self.root / check_name("model_id", model)
-        grave = home / f".withdrawn-{version}"
-        try:
-            (home / str(version)).rename(grave)
-            sync(home)
-            for entry in grave.iterdir():
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                elif entry.name != CARD:
-                    entry.unlink()
-        except OSError as error:
-            raise PublishError(
-                f"cannot withdraw version {version} of model {model!r}: {error}"
-            ) from error
 
     def remove_candidate(self, candidate: Candidate) -> None:
         """Delete what is left of a candidate; nothing happens if nothing is left."""

@@ -25,7 +25,7 @@ from bridge.errors import (
     TritonUnavailableError,
     UnknownModelError,
 )
-from bridge.repository import Candidate, ModelRepository, Signature
+from bridge.repository import Candidate, ModelRepository, Signature, withdraw
 from bridge.settings import Settings
 from bridge.tensors import Array, Tensor
 from bridge.training.probe import load_probe
@@ -146,7 +146,7 @@ class GoLive:
         try:
             await point.take()  # this worker may have hung between the two
         except (TaskCancelledError, TaskExpiredError):
-            self.repository.withdraw(candidate.model, version)
+            withdraw(self.repository, candidate.model, version)
             raise
         return version
 
@@ -218,7 +218,7 @@ class GoLive:
 
     async def _withdraw(self, version: int) -> None:
         model = self.request.model_id
-        self.repository.withdraw(model, version)
+        withdraw(self.repository, model, version)
         if not self.repository.versions(model):
             await self._forget(model)
             return

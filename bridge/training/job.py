@@ -21,6 +21,7 @@ from bridge.training.devices import launch, must_launch, place
 from bridge.training.examples import Examples
 from bridge.training.fit import fit
 from bridge.training.hyperparameters import Hyperparameters
+from bridge.training.judging import check_good_enough, check_required
 from bridge.training.opening import open_examples
 from bridge.training.pretrained import begin_with, freeze_all_but_head, weights_file
 from bridge.training.proof import Trained, prove
@@ -126,6 +127,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     examples = open_examples(
         store, request.dataset_id, request.model, parameters, sequences=sequences
     )
+    check_required(examples.task, request.model.require)
     signature = signature_of(examples, request.model.max_batch_size)
     network = _network(request, examples, sequences=sequences)
     check_variant(network, request.model.variant)
@@ -151,6 +153,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
+    check_good_enough(request.model.require, metrics)
     proof = prove(Trained(network, examples, signature, metrics), request.model, folder)
     timings = {"train_s": seconds, **proof.pop("timings")}
     proof |= {"metrics": metrics, "dataset_hash": dataset_hash, **weights}

@@ -1,7 +1,7 @@
 """How good answers are, for each task. Runs in the training process only."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -11,7 +11,10 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
-from bridge.training.request import Task
+from bridge.errors import InvalidTrainingRequestError, NotGoodEnoughError
+from bridge.training.request import METRICS, Metric, Task
+
+_ERRORS = ("loss", "rmse", "mae")
 
 PROGRESS: dict[Task, str] = {
     "classification": "accuracy",
@@ -56,6 +59,42 @@ def judge(task: Task, found: torch.Tensor, wanted: torch.Tensor) -> dict[str, fl
         `mae` and `r2`.
     """
     return _JUDGES[task](found, wanted)
+
+
+def check_required(task: Task, required: Mapping[Metric, float]) -> None:
+    """See that what is required can be had, before hours are spent on it.
+
+    Raises:
+        InvalidTrainingRequestError: the task has no such metric.
+    """
+    strange = [name for name in required if name not in METRICS[task]]
+    if strange:
+        raise InvalidTrainingRequestError(
+            f"model_config.require: {', '.join(strange)} is no metric of {task}, which has "
+            f"{', '.join(METRICS[task])}"
+        )
+
+
+def check_good_enough(required: Mapping[Metric, float], found: Mapping[str, float]) -> None:
+    """Compare a trained network's metrics with what is required.
+
+    Args:
+        required: the least of accuracy, F1, exact matches and R2; the most of errors and losses.
+        found: metrics, as `judge` has them.
+
+    Raises:
+        NotGoodEnoughError: names each that falls short.
+    """
+    short = []
+    for name, bound in required.items():
+        if name in _ERRORS and not found[name] <= bound:
+            short.append(f"{name} is {found[name]:.6g}, and {bound:g} is the most")
+        elif name not in _ERRORS and not found[name] >= bound:
+            short.append(f"{name} is {found[name]:.6g}, and {bound:g} is the least")
+    if short:
+        raise NotGoodEnoughError(
+            f"nothing was published, as model_config.require says: {'; '.join(short)}"
+        )
 
 
 def lost(task: Task, before: dict[str, float], after: dict[str, float]) -> float:

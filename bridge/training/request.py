@@ -38,6 +38,13 @@ TARGETS = ("target", "label", "class", "y")
 
 Task = Literal["classification", "multi-label", "regression"]
 Variant = Literal["fp32", "fp16", "int8"]
+Metric = Literal["accuracy", "f1", "exact_match", "r2", "loss", "rmse", "mae"]
+METRICS: dict[Task, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "loss"),
+    "multi-label": ("f1", "exact_match", "accuracy", "loss"),
+    "regression": ("rmse", "mae", "r2", "loss"),
+}
+"""What a network is judged by, for each task."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
 VersionNumber = Annotated[
     str,
@@ -99,6 +106,8 @@ class ModelConfig(BaseModel):
     """The numbers that the served model computes with; callers send and get float32 always."""
     max_accuracy_loss: float | None = Field(default=None, ge=0, le=1)
     """What a variant may lose, as `bridge.training.judging.lost` counts; 0.01 by default."""
+    require: dict[Metric, float] = Field(default_factory=dict)
+    """What the network must come to on the validation rows to go live: see `METRICS`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The architecture's own options."""
 

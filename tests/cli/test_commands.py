@@ -172,6 +172,23 @@ def test_models_with_and_without_the_key(stack, iris):
     assert "iris" in stack.run("models").stdout
 
 
+def test_withdraw_and_restore(stack, iris):
+    question = stack.run("withdraw", "iris", stdin="n\n")
+    assert question.returncode == 1
+    assert "Withdraw version 1 of iris? Nothing serves it then: its tasks wait." in question.stderr
+    withdrawn = stack.run("withdraw", "iris", "--yes")
+    assert "Version 1 of iris is withdrawn. Triton serves no version." in withdrawn.stdout
+    assert "mlbridge restore iris --version 1" in withdrawn.stdout
+    assert "there is no model" in sentence(stack.run("withdraw", "iris", "--yes"))
+    restored = stack.run("restore", "iris", "--json")
+    assert json.loads(restored.stdout) == {"model": "iris", "version": 1, "serving": [1]}
+    assert "no version of model 'iris'" in sentence(stack.run("restore", "iris"))
+    refused = sentence(stack.run("withdraw", "iris", "--yes", TRITON_ADMIN_KEY="wrong"))
+    assert "RestrictedError" in refused
+    answer = stack.run("infer", "iris", "--json", stdin=json.dumps({"features": ROW}))
+    assert json.loads(answer.stdout)["model_version"] == "1"
+
+
 def test_datasets(stack, iris):
     [row] = json.loads(stack.run("datasets", "list", "--json").stdout)
     assert row["dataset_id"] == "iris"

@@ -99,6 +99,13 @@ def test_everything_can_be_said(settings):
         ({**CNN, "task": "clustering"}, {}, "must be 'classification', 'multi-label' or 'reg"),
         ({**CNN, "max_batch_size": 0}, {}, "must be greater than or equal to 1, got 0"),
         ({**CNN, "max_batch_size": "8"}, {}, "must be a valid integer, got '8'"),
+        (
+            {**CNN, "require": {"auc": 0.9}},
+            {},
+            "require.auc.*must be .accuracy., .f1.,",
+        ),
+        ({**CNN, "require": {"accuracy": "0.9"}}, {}, "require.accuracy: must be a valid number"),
+        ({**CNN, "require": 0.9}, {}, "model_config.require: must be a valid dictionary"),
         ({**CNN, "options": [1]}, {}, "model_config.options: must be a valid dictionary"),
         (CNN, None, "hyperparameters: must be an object, got None"),
         (CNN, {"epochs": 0}, "hyperparameters.epochs: must be greater than or equal to 1, got 0"),

@@ -1,0 +1,135 @@
+"""Take a version of a model out of service, or put it back: in the repository and in Triton.
+
+Enters: a repository, Triton, a model, a version. Leaves: callers get the newest version that is
+left. Whatever fails, both are as they were. Must not know tasks or queues.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bridge.errors import BridgeError, PublishError, UnknownModelError
+from bridge.repository import ModelRepository, check_model_id, restorable, restore, withdraw
+from bridge.specs import ModelState
+
+_READY = "READY"
+_LOOKS, _LOOK_EVERY_S = 50, 0.1
+
+
+class Triton(Protocol):
+    """The part of `TritonClient` that is needed."""
+
+    async def index(self) -> Sequence[ModelState]:
+        """What is served, and what is not."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Serve the newest version."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Serve no version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was done."""
+
+    model: str
+    version: int
+    serving: list[int]
+    """The versions that Triton serves now."""
+
+
+def newest(repository: ModelRepository, model: str, version: int | None) -> int:
+    """A version of a model; the newest, where none is named.
+
+    Raises:
+        UnknownModelError: there is none.
+    """
+    versions = repository.versions(check_model_id(model))
+    if not versions:
+        raise UnknownModelError(f"there is no model {model!r} in {repository.root}")
+    if version is not None and version not in versions:
+        raise UnknownModelError(
+            f"model {model!r} has no version {version}; it has {', '.join(map(str, versions))}"
+        )
+    return versions[-1] if version is None else version
+
+
+async def take_out(
+    repository: ModelRepository, triton: Triton, model: str, version: int | None = None
+) -> Change:
+    """Have Triton serve the version before; none, where there is none left.
+
+    All of the version is kept: see `put_back`.
+
+    Args:
+        repository: the one that Triton reads.
+        triton: with the right to load models.
+        model: its name.
+        version: of it; by default the newest.
+
+    Raises:
+        UnknownModelError: there is no such version.
+        BridgeError: Triton or the disk refused; nothing has changed.
+    """
+    number = newest(repository, model, version)
+    served = await _serving(triton, model)  # says now whether we may, too
+    withdraw(repository, model, number, keep=True)
+    try:
+        serving = await _follow(repository, triton, model, number) if served else []
+        if number in serving:
+            raise PublishError(
+                f"Triton serves version {number} of {model!r} still: does it read "
+                f"{repository.root}? `mlbridge doctor` tells"
+            )
+    except BridgeError:
+        restore(repository, model, number)
+        raise
+    return Change(model, number, serving)
+
+
+async def put_back(
+    repository: ModelRepository, triton: Triton, model: str, version: int | None = None
+) -> Change:
+    """Undo `take_out`, for the newest version that was taken out or for the one that is named.
+
+    Raises:
+        UnknownModelError: there is none.
+        BridgeError: Triton or the disk refused; nothing has changed.
+    """
+    kept = restorable(repository, check_model_id(model))
+    if not kept:
+        raise UnknownModelError(f"no version of model {model!r} was withdrawn and kept")
+    number = kept[-1] if version is None else version
+    await _serving(triton, model)
+    restore(repository, model, number)
+    try:
+        serving = await _follow(repository, triton, model)
+    except BridgeError:
+        withdraw(repository, model, number, keep=True)
+        raise
+    return Change(model, number, serving)
+
+
+async def _follow(
+    repository: ModelRepository, triton: Triton, model: str, gone: int | None = None
+) -> list[int]:
+    """Have Triton look again; the versions that it serves once `gone` is, or does not go."""
+    if repository.versions(model):
+        await triton.load(model)
+    else:
+        await triton.unload(model)
+    for _ in range(_LOOKS):  # it unloads in the background
+        if gone not in (serving := await _serving(triton, model)):
+            break
+        await asyncio.sleep(_LOOK_EVERY_S)
+    return serving
+
+
+async def _serving(triton: Triton, model: str) -> list[int]:
+    index = await triton.index()
+    return sorted(int(it.version) for it in index if it.name == model and it.state == _READY)
