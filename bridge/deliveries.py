@@ -11,7 +11,7 @@ from taskiq import TaskiqMessage
 from bridge.errors import BridgeError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one or more are made for each message
 class Turn:
     """One try of a task."""
 

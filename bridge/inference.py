@@ -62,7 +62,7 @@ class Send(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one or more are made for each message
 class Request:
     """What one caller wants. Nothing of it is checked but the times."""
 

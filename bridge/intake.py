@@ -177,7 +177,7 @@ class Intake:
         except PoisonousMessageError as error:
             await self._give_up(message, delivery, error)
             return True
-        if delivery.deliveries == 1 and delivery.attempt == 1:
+        if self.observer is not SILENT and delivery.deliveries == 1 and delivery.attempt == 1:
             waited_s = waited_of(message.labels, delivery.sent_at, time.time())
             self.observer.taken(message, waited_s)
         shortcut = self.shortcuts.get(message.task_name)
@@ -237,9 +237,10 @@ class Intake:
             await self._go_on(value, delivery)
             return
         result = _result(message, value, error, time.perf_counter() - started)
-        if error is not None:
-            await self._tell("on_error", message, result, error)
-        await self._tell("post_execute", message, result)
+        if self._broker.middlewares:
+            if error is not None:
+                await self._tell("on_error", message, result, error)
+            await self._tell("post_execute", message, result)
         if isinstance(error, BridgeError):
             if error.fate is Fate.HAND_BACK:
                 logger.info("handed back task %s: %s", message.task_id, error)
@@ -253,7 +254,8 @@ class Intake:
                 self.observer.retried(message, error)
                 return
         await self._save(message, result)
-        await self._tell("post_save", message, result)
+        if self._broker.middlewares:
+            await self._tell("post_save", message, result)
         await delivery.ack()
         self.observer.ended(message, value, outcome_of(error), time.perf_counter() - started)
 
@@ -275,7 +277,8 @@ class Intake:
         if message.task_name not in self.self_stopping:
             self._stoppable[message.task_id] = task
         try:
-            message = await self._before(message)
+            if self._broker.middlewares:
+                message = await self._before(message)
             return await shortcut(message, turn), None
         except asyncio.CancelledError:
             if message.task_id not in self.cancelled:
@@ -346,8 +349,6 @@ class Intake:
 
     async def _tell(self, hook: str, *arguments: Any) -> None:
         """Call a hook of every middleware; one that fails must not decide a message's fate."""
-        if not self._broker.middlewares:
-            return
         for middleware in reversed(self._broker.middlewares):
             try:
                 await maybe_awaitable(getattr(middleware, hook)(*arguments))

@@ -35,7 +35,12 @@ _MOST_LABEL_BYTES = 64 * 1024
 _MOST_ERROR_TEXT = 10_000
 """Characters of an error in a result."""
 
-_FIELDS = {"task_id": str, "task_name": str, "labels": dict, "args": list, "kwargs": dict}
+_FIELDS = (
+    *(("task_id", str), ("task_name", str), ("labels", dict)),
+    *(("args", list), ("kwargs", dict)),
+)
+_DICT_OR_NONE = (dict, NoneType)
+_TEXT = frozenset({str})
 
 Labels = dict[str, Any]
 
@@ -201,18 +206,23 @@ def _task_message(fields: Any) -> TaskiqMessage:
     """
     if not isinstance(fields, dict):
         raise MalformedMessageError("not a task message, but " + type(fields).__name__)
-    wrong = [name for name, kind in _FIELDS.items() if type(fields.get(name)) is not kind]
-    if type(fields.get("labels_types")) not in (dict, NoneType):
+    get = fields.get
+    wrong = [name for name, kind in _FIELDS if type(get(name)) is not kind]
+    if type(get("labels_types")) not in _DICT_OR_NONE:
         wrong.append("labels_types")
-    wrong += [
-        f"a key of {name}"
-        for name in ("labels", "kwargs")
-        if name not in wrong and not set(map(type, fields[name])) <= {str}
-    ]
+    for name in ("labels", "kwargs"):
+        if get(name) and name not in wrong and not _TEXT.issuperset(map(type, fields[name])):
+            wrong.append(f"a key of {name}")
     if wrong:
         raise MalformedMessageError(f"not a task message; wrong or missing: {', '.join(wrong)}")
-    known = {name: fields[name] for name in _FIELDS}
-    return TaskiqMessage.model_construct(**known, labels_types=fields.get("labels_types"))
+    return TaskiqMessage.model_construct(
+        task_id=fields["task_id"],
+        task_name=fields["task_name"],
+        labels=fields["labels"],
+        labels_types=get("labels_types"),
+        args=fields["args"],
+        kwargs=fields["kwargs"],
+    )
 
 
 def _unpacked(data: bytes, *, bounded: bool = False) -> Any:

@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 import logging
 import re
+from collections.abc import Iterator
 from contextvars import Context
 from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
@@ -34,20 +35,31 @@ logger = logging.getLogger("bridge.results")
 _RETRY_S, _RETRY_MOST_S = 0.1, 2.0
 _ANSWER_S = 10.0  # a connection that is silent for so long is made anew
 _ASKING = 16
+_TOGETHER, _TOGETHER_BYTES = 256, 16 * 2**20
 # Printable, and outside of the names that we and taskiq-redis keep for other things.
 _TASK_ID = re.compile(r"(?!bridge:|autoclaim:)[\x21-\x7e]{1,256}(?<!__progress)", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # A slow listener is cut off by Redis when its buffer is full (client-output-buffer-limit):
 # larger results are announced, and read from their key.
 _PUSHED_BYTES = 64 * 1024
-# KEYS: task id. ARGV: value, seconds to keep, and if somebody listens: channel, what to push.
-# Not the first record: nothing is kept, and the listener is told to read (an id without a value).
+# KEYS: task ids. ARGV: seconds to keep, then for each id its value, the channel on which somebody
+# listens ('': nobody does) and what to push. Answers for each id 1; or 0: it had a record, nothing
+# is kept, and the listener is told to read (an id without a value); or why Redis refused.
 _SAVE = """
-local first = redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
-if ARGV[3] then
-  redis.pcall('PUBLISH', ARGV[3], first and ARGV[4] or cmsgpack.pack({KEYS[1], false}))
+local answers = {}
+for i, id in ipairs(KEYS) do
+  local value, channel, push = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+  local first = redis.pcall('SET', id, value, 'EX', ARGV[1], 'NX')
+  if first and first.err then
+    answers[i] = first.err
+  else
+    if channel ~= '' then
+      redis.pcall('PUBLISH', channel, first and push or cmsgpack.pack({id, false}))
+    end
+    answers[i] = first and 1 or 0
+  end
 end
-return first and 1 or 0
+return answers
 """
 _SAVE_SHA = hashlib.sha1(_SAVE.encode(), usedforsecurity=False).hexdigest()
 
@@ -78,7 +90,7 @@ class _Pending:
     def __init__(self, task_id: str, value: bytes, token: Any) -> None:
         self.task_id = task_id
         self.value = value
-        self.push: tuple[str | bytes, ...] = ()
+        self.push: tuple[str | bytes, str | bytes] = ("", "")
         if isinstance(token, str) and _TOKEN.fullmatch(token):
             pushed = value if len(value) <= _PUSHED_BYTES else None
             self.push = (reply_channel(token), msgpack.packb((task_id, pushed)))
@@ -205,23 +217,38 @@ class RedisResults(RedisAsyncResultBackend[Any]):
 
         A push that is lost costs a second: callers also read.
         """
-        answers = await self._saved(batch)
-        if any(isinstance(answer, NoScriptError) for answer in answers):  # a new Redis, or flushed
-            await self._redis.script_load(_SAVE)
-            answers = await self._saved(batch)
         failures: dict[_Pending, Exception] = {}
-        for item, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):
-                failures[item] = answer
-            elif not item.saved.done():
-                item.saved.set_result(None)
+        for together in _bounded(batch):
+            try:
+                answers = await self._saved(together)
+            except NoScriptError:  # a new Redis, or flushed
+                await self._redis.script_load(_SAVE)
+                answers = await self._saved(together)
+            for item, answer in zip(together, answers, strict=True):
+                if isinstance(answer, bytes):
+                    failures[item] = ResponseError(answer.decode(errors="replace"))
+                elif not item.saved.done():
+                    item.saved.set_result(None)
         return failures
 
-    async def _saved(self, batch: list[_Pending]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for item in batch:
-            pipe.execute_command(
-                "EVALSHA", _SAVE_SHA, 1, item.task_id, item.value, self.result_ex_time, *item.push
-            )
-        answers: list[Any] = await pipe.execute(raise_on_error=False)
+    async def _saved(self, batch: list[_Pending]) -> list[int | bytes]:
+        keys = [item.task_id for item in batch]
+        each = (part for item in batch for part in (item.value, *item.push))
+        redis: Any = self._redis  # which has no types here
+        answers: list[int | bytes] = await redis.execute_command(
+            "EVALSHA", _SAVE_SHA, len(keys), *keys, self.result_ex_time, *each
+        )
         return answers
+
+
+def _bounded(batch: list[_Pending]) -> Iterator[list[_Pending]]:
+    """Parts of so many results, and bytes, as Redis takes in one command; one at least."""
+    part: list[_Pending] = []
+    size = 0
+    for item in batch:
+        size += len(item.value)
+        if part and (size > _TOGETHER_BYTES or len(part) == _TOGETHER):
+            yield part
+            part, size = [], len(item.value)
+        part.append(item)
+    yield part

@@ -18,7 +18,7 @@ class ModelSpec:
     """Rows of several callers may share a request: not so for a sequence's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one or more are made for each message
 class InferReply:
     """One answer. `model_version` is the version that computed it."""
 

@@ -58,7 +58,7 @@ class TensorSpec:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one or more are made for each message
 class Tensor:
     """One tensor, checked: `data` holds exactly the elements of `shape`."""
 

@@ -8,6 +8,7 @@ from aiormq.abc import DeliveredMessage
 
 from bridge.errors import BridgeError
 from bridge.queues.acks import Acknowledger
+from bridge.queues.headers import header_of
 from bridge.queues.tiers import ATTEMPTS, CRASHES
 
 _MOST = 2**31  # a count above that is none
@@ -93,5 +94,5 @@ class AmqpDelivery:
 
 def counted(message: DeliveredMessage, header: str) -> int:
     """A number from the headers; 0 if there is none, as anybody may write there."""
-    value = (message.header.properties.headers or {}).get(header)
+    value = header_of(message, header)
     return value if type(value) is int and 0 <= value < _MOST else 0

@@ -3,7 +3,8 @@
 Enters: what RabbitMQ delivers. Leaves: headers that can be written again. The AMQP library ends
 the connection over a header that it cannot read (a date beyond the year 9999, a name that is not
 UTF-8); RabbitMQ would deliver it again, and no worker would ever come to another message. It also
-takes quadratic time for long ones. No task needs headers: what cannot be read is left out.
+takes quadratic time for long ones. No task needs headers: what cannot be read is left out. Most
+messages' are not looked at at all, so they are read when somebody asks for them, which is seldom.
 """
 
 import struct
@@ -12,6 +13,7 @@ from typing import Any
 import pamqp.commands
 import pamqp.encode
 import pamqp.header
+from aiormq.abc import DeliveredMessage
 
 Headers = dict[str, Any]
 
@@ -20,13 +22,14 @@ _MOST_BYTES = 32 * 1024
 _NOTE = "x-bridge-headers"
 # RabbitMQ sends a copy of the message to each queue that they name.
 _ROUTING = {"cc", "bcc"}
+_UNREAD, _READ = "_bridge_unread", "_bridge_properties"
 
 
 _read = pamqp.header.ContentHeader.unmarshal
 
 
 def _read_if_possible(header: pamqp.header.ContentHeader, data: bytes) -> None:
-    """In place of the library's `unmarshal`; puts a note where properties cannot be read."""
+    """The library's `unmarshal`; puts a note where properties cannot be read."""
     why = f"{len(data):,} bytes, at most {_MOST_BYTES:,} are read"
     if len(data) <= _MOST_BYTES:
         try:
@@ -39,9 +42,36 @@ def _read_if_possible(header: pamqp.header.ContentHeader, data: bytes) -> None:
     header.properties = pamqp.commands.Basic.Properties(headers={_NOTE: f"left out: {why}"})
 
 
+def _keep(header: pamqp.header.ContentHeader, data: bytes) -> None:
+    """In place of the library's `unmarshal`: read the size of the body alone."""
+    header.class_id, header.weight, header.body_size = struct.unpack(">HHQ", data[:12])
+    header.__dict__[_UNREAD] = data
+
+
+def _properties(header: pamqp.header.ContentHeader) -> Any:
+    unread = header.__dict__.pop(_UNREAD, None)
+    if unread is not None:
+        _read_if_possible(header, unread)
+    return header.__dict__[_READ]
+
+
+def _set_properties(header: pamqp.header.ContentHeader, value: Any) -> None:
+    header.__dict__[_READ] = value
+
+
 def bear_with_headers() -> None:
     """From now on let no message's properties end a connection of this process."""
-    pamqp.header.ContentHeader.unmarshal = _read_if_possible  # type: ignore[assignment]
+    library: Any = pamqp.header.ContentHeader
+    library.unmarshal = _keep
+    library.properties = property(_properties, _set_properties)
+
+
+def header_of(message: DeliveredMessage, name: str) -> Any:
+    """The value of a header, or None; where its name is nowhere, nothing is read."""
+    unread = message.header.__dict__.get(_UNREAD)
+    if unread is not None and name.encode() not in unread:
+        return None
+    return (message.header.properties.headers or {}).get(name)
 
 
 def copied(headers: Headers) -> Headers:

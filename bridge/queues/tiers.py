@@ -17,7 +17,7 @@ from aiormq.exceptions import DeliveryError
 from taskiq_aio_pika.queue import QueueType
 
 from bridge.errors import QueueError
-from bridge.queues.headers import copied
+from bridge.queues.headers import copied, header_of
 
 ATTEMPTS = "x-bridge-attempts"
 """Header: which try of the task this message is; 1 where it is missing."""
@@ -39,7 +39,7 @@ _CLOCKS_S = 0.05  # a timer, which has another clock, may go off a little before
 
 def early(message: DeliveredMessage) -> float | None:
     """When a message that came before its time is to begin; None: it may."""
-    value = (message.header.properties.headers or {}).get(BEGIN_AT)
+    value = header_of(message, BEGIN_AT)
     if type(value) is not int or value / 1000 - time.time() <= _CLOCKS_S:
         return None
     return value / 1000

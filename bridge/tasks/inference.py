@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 from taskiq import (
@@ -151,21 +151,19 @@ async def _predict(
     message: TaskiqMessage, turn: Turn, model_id: Any, input_data: Any, version: Any
 ) -> dict[str, Any]:
     suspect = turn.crashes > 0
-    async with (
-        turn_of_suspect(broker.results.redis, check_name("model_id", model_id))
-        if suspect
-        else nullcontext()
-    ):
-        request = Request(
-            model_id,
-            input_data,
-            version,
-            timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
-            left_s=turn.left_s,
-            alone=suspect,
-            binary=is_binary(message.labels),
-            takes_references=TAKES_REFERENCES in message.labels,
-        )
+    request = Request(
+        model_id,
+        input_data,
+        version,
+        timeout_s=timeout_of(message.labels) or settings.bridge_infer_timeout_s,
+        left_s=turn.left_s,
+        alone=suspect,
+        binary=is_binary(message.labels),
+        takes_references=TAKES_REFERENCES in message.labels,
+    )
+    if not suspect:
+        return await _answered(message, request)
+    async with turn_of_suspect(broker.results.redis, check_name("model_id", model_id)):
         return await _answered(message, request)
 
 
