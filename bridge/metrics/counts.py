@@ -2,7 +2,7 @@
 
 Enters: what `Observer` hears. Leaves: counters and histograms in the process's files; and how
 things stand, for its gauges. Each message costs some ten additions: what they add to is looked up
-once, and kept.
+once, and kept, and what is usual reaches the files together.
 """
 
 import time
@@ -24,6 +24,7 @@ from bridge.errors import (
 from bridge.metrics import series
 from bridge.metrics.backlog import Pace, Work
 from bridge.metrics.labels import Labels
+from bridge.metrics.tally import Tally
 from bridge.names import CANDIDATE
 from bridge.observer import Direction, Load, Observer, Slice
 
@@ -54,6 +55,7 @@ class Counts(Observer):
     def __init__(self, labels: Labels) -> None:
         """Nothing is counted yet; `labels` says what it may be called."""
         self._labels = labels
+        self._tally = Tally()
         self._work = Work(time.monotonic())
         self._models: dict[str, list[str]] = {}
         self._away: dict[str, float] = {}
@@ -64,7 +66,7 @@ class Counts(Observer):
 
     def received(self, size: int) -> None:
         """See `Observer`."""
-        _payload_bytes("in", "message").inc(size)
+        self._tally.add(_payload_bytes("in", "message"), size)
 
     def redelivered(self, message: TaskiqMessage) -> None:
         """See `Observer`."""
@@ -73,7 +75,7 @@ class Counts(Observer):
     def taken(self, message: TaskiqMessage, waited_s: float | None) -> None:
         """See `Observer`."""
         if waited_s is not None:
-            _queue_seconds(self._labels.task(message.task_name)).observe(waited_s)
+            self._tally.observe(_queue_seconds(self._labels.task(message.task_name)), waited_s)
 
     def begun(self, message: TaskiqMessage) -> None:
         """See `Observer`."""
@@ -96,9 +98,13 @@ class Counts(Observer):
         if begun := self._models.get(message.task_id):
             self._work.end(begun[-1])
         task = self._labels.task(message.task_name)
-        _tasks(task, *self._labels.subject(message, value))[outcome].inc()
+        counter = _tasks(task, *self._labels.subject(message, value))[outcome]
+        if outcome is Outcome.SUCCEEDED:
+            self._tally.add(counter)
+        else:  # what is wrong must be known, though it kills the process the next moment
+            counter.inc()
         if took_s is not None:
-            _task_seconds(task).observe(took_s)
+            self._tally.observe(_task_seconds(task), took_s)
 
     def retried(self, message: TaskiqMessage, error: BridgeError) -> None:
         """See `Observer`."""
@@ -113,28 +119,28 @@ class Counts(Observer):
 
     def saved(self, size: int, took_s: float) -> None:
         """See `Observer`."""
-        _payload_bytes("out", "message").inc(size)
-        series.SAVE_SECONDS.observe(took_s)
+        self._tally.add(_payload_bytes("out", "message"), size)
+        self._tally.observe(series.SAVE_SECONDS, took_s)
 
     def sent(self, model: str, rows: int, waited_s: Sequence[float]) -> None:
         """See `Observer`."""
         label = self._labels.add(model)
-        _batch_rows(label).observe(rows)
+        self._tally.observe(_batch_rows(label), rows)
         waits = _batch_wait_seconds(label)
         for wait_s in waited_s:
-            waits.observe(wait_s)
+            self._tally.observe(waits, wait_s)
 
     def answered(self, model: str, version: str | None, took_s: float) -> None:
         """See `Observer`."""
         label = self._labels.add(model)
-        _triton_seconds(label).observe(took_s)
+        self._tally.observe(_triton_seconds(label), took_s)
         if version is not None:
             self._labels.serving[label] = version
             self._answered[label] = self._labels.version(label, version), time.time()
 
     def stored(self, direction: Direction, size: int) -> None:
         """See `Observer`."""
-        _payload_bytes(direction, "store").inc(size)
+        self._tally.add(_payload_bytes(direction, "store"), size)
 
     def loaded(self, name: str, load: Load) -> None:
         """See `Observer`."""
@@ -157,6 +163,10 @@ class Counts(Observer):
         label = self._labels.model(model)
         self._trainings.pop(label, None)
         series.SLICES.labels(label, how).inc()
+
+    def write(self) -> None:
+        """Bring what was heard into the process's files."""
+        self._tally.write()
 
     def work(self) -> dict[str, Pace]:
         """What was in hand since the last call, and before."""

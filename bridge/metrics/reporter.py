@@ -1,4 +1,4 @@
-"""Says once a second how this process stands, and asks every few seconds what waits.
+"""Writes what was counted and, once a second, how this process stands; asks what waits.
 
 Enters: counts, and what to ask. Leaves: the process's gauges. Of all processes of a pool only the
 one that is scraped asks: the queue is the same for all.
@@ -18,6 +18,7 @@ Look = Callable[[], Iterable[Standing]]
 Ask = Callable[[], Awaitable[Iterable[Standing]]]
 
 _EVERY_S = 1.0
+_WRITE_EVERY_S = 0.25
 _ASK_EVERY_S = 5.0
 _ASK_S = 5.0
 WAITING = "bridge_waiting_messages"
@@ -55,11 +56,12 @@ class Reporter:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Report as long as the block lasts; then no gauge of this process is left."""
-        task = asyncio.create_task(self._run())
+        tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._write())]
         try:
             yield
         finally:
-            await end(task)
+            await end(*tasks)
+            self._counts.write()
             gauges.withdraw()
 
     async def _run(self) -> None:
@@ -69,6 +71,14 @@ class Reporter:
             except Exception:
                 logger.exception("no gauges for now")
             await asyncio.sleep(_EVERY_S)
+
+    async def _write(self) -> None:
+        while True:
+            await asyncio.sleep(_WRITE_EVERY_S)
+            try:
+                self._counts.write()
+            except Exception:
+                logger.exception("counts are lost")
 
     async def _report(self) -> None:
         if not self._asking():
