@@ -1,7 +1,7 @@
 """Adds up in memory what goes into the process's files a few times a second.
 
 A file's counter takes a microsecond for each addition, a histogram four, and a message makes ten of
-them: they would be an eighth of a worker's work.
+them: they would be a tenth of a worker's work.
 """
 
 from bisect import bisect_left
