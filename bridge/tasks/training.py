@@ -8,10 +8,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import multiprocessing
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
@@ -24,37 +22,31 @@ from taskiq import (
     TaskiqResult,
     TaskiqState,
 )
-from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
 from bridge import log_lines
-from bridge.background import end
 from bridge.broker import settings, training_broker
 from bridge.channels import REDIS_LOST, listen
-from bridge.courtesy import is_busy, until_busy
+from bridge.courtesy import is_busy
 from bridge.crashes import repair
 from bridge.deliveries import Dropped, Later, Turn
 from bridge.errors import (
     CheckpointError,
     InvalidTrainingRequestError,
     LeaseLostError,
-    TaskCancelledError,
-    TaskExpiredError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
 from bridge.labels import baton_of, continued, priority_of
-from bridge.observer import Slice
 from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
-from bridge.training import run
 from bridge.training.checkpoints import Checkpoints
-from bridge.training.golive import PointOfNoReturn
 from bridge.training.group import leading
-from bridge.training.lease import Lease, Orders, is_orphan, worker_name
+from bridge.training.lease import Lease, is_orphan, worker_name
 from bridge.training.places import open_checkpoint_store
 from bridge.training.reaper import reap
 from bridge.training.request import parse_request
-from bridge.training.run import GOES_ON
+from bridge.training.run import GOES_ON, Training
+from bridge.training.running import Running
 from bridge.training.sweeper import keep_swept
 from bridge.training.threads import pool_size
 from bridge.triton_client import TritonClient
@@ -66,11 +58,7 @@ if training_broker.is_worker_process:
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
-_PUBLISHING_S = 1.0  # between looks at whether a late training is still being published
 _WORKER = worker_name()
-
-_running: list[tuple[str, Lease, Orders]] = []
-"""With the task's id: one that was lost may still be ending when it begins here again."""
 
 
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
@@ -82,12 +70,19 @@ async def connect(state: TaskiqState) -> None:
     redis, lease_s = training_broker.results.redis, settings.bridge_training_lease_s
     jobs = state.jobs = open_jobs()
     checkpoints = open_checkpoint_store(settings)
-    state.group = await exits.enter_async_context(leading(redis, settings, _WORKER))
-    training_broker.intake.cancelled.listeners.append(_cancel)
-    training_broker.intake.draining.append(_stop_all)
+    group = await exits.enter_async_context(leading(redis, settings, _WORKER))
+    running = state.running = Running(
+        *(jobs, training_broker.intake, training_broker.results),
+        worker=_WORKER,
+        at_once=_at_once,
+        shared_gpu=settings.bridge_shared_gpu,
+        group=group,
+    )
+    training_broker.intake.cancelled.listeners.append(running.cancel)
+    training_broker.intake.draining.append(running.stop)
     for background in (
         repair(redis, triton),
-        listen(redis, CONTROL, _nudge),
+        listen(redis, CONTROL, running.nudge),
         reap(jobs, _hand_on, every_s=lease_s),
         keep_swept(jobs, checkpoints, settings.bridge_checkpoint_keep_s),
     ):
@@ -140,28 +135,9 @@ def _at_once() -> int:
     return pool_size(sys.argv) if multiprocessing.parent_process() is not None else 1
 
 
-def _cancel(task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
-    for _, orders in _of(task_id):
-        orders.cancel(now=now)
-
-
 async def _may_expire(task_id: str) -> bool:
     jobs: Jobs = training_broker.state.jobs
     return await jobs.expire(task_id)
-
-
-def _stop_all() -> None:
-    for _, _, orders in _running:
-        orders.stop.set()
-
-
-def _of(task_id: str) -> list[tuple[Lease, Orders]]:
-    return [(lease, orders) for known, lease, orders in _running if known == task_id]
-
-
-async def _nudge(task_id: str) -> None:
-    for lease, _ in _of(task_id):
-        lease.nudge.set()
 
 
 async def _hand_on(body: bytes, baton: int) -> None:
@@ -219,7 +195,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
             "train_model takes dataset_id, model_config and hyperparameters: it"
             + str(error).partition("()")[2]
         ) from None
-    training = run.Training(request, task_id, settings, training_broker.state.triton)
+    training = Training(request, task_id, settings, training_broker.state.triton)
     jobs: Jobs = training_broker.state.jobs
     if await is_busy(training_broker.results.redis, settings.bridge_shared_gpu):
         return Later(_BUSY_S)
@@ -231,7 +207,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         return _not_now(message, claim)
     lease = Lease(jobs, task_id, claim.number, settings.bridge_training_lease_s)
     try:
-        result = await _told_slice(training, lease, claim.slices, turn)
+        result = await training_broker.state.running.run(training, lease, claim.slices, turn)
     except LeaseLostError as error:
         log.warning("task %s is left alone: %s", task_id, error)
         return Later(settings.bridge_training_lease_s)
@@ -286,89 +262,6 @@ def _not_now(message: TaskiqMessage, claim: Claim) -> Later | Dropped:
     if claim.answer == "paused":
         return Later(_PAUSED_S)
     return Later(instead=continued(message))  # a task of higher priority waits
-
-
-async def _told_slice(
-    training: run.Training, lease: Lease, number: int, turn: Turn
-) -> dict[str, Any] | None:
-    """A slice, of whose end is told."""
-    how: Slice = "failed"
-    try:
-        result = await _slice(training, lease, number, turn)
-        unfinished: Slice = "paused" if lease.pausing else "continued"
-        how = unfinished if result is None else "finished"
-    except TaskCancelledError:
-        how = "cancelled"
-        raise
-    finally:
-        training_broker.intake.observer.slice_ended(training.request.model_id, how)
-    return result
-
-
-async def _slice(
-    training: run.Training, lease: Lease, number: int, turn: Turn
-) -> dict[str, Any] | None:
-    """Train for a while; None: it is not done."""
-    task_id, orders = training.task_id, Orders()
-    point = PointOfNoReturn(lease.commit, lease.recall)
-    group = training_broker.state.get("group")
-    mine = run.Turn(
-        lease.token, number, _WORKER, _at_once(), orders.stop, lease.confirm, point, group
-    )
-    running = (task_id, lease, orders)
-    _running.append(running)
-    working = asyncio.create_task(training.go_on(mine, _saver(training)))
-    watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
-    giving_way = asyncio.create_task(_give_way(orders))
-    if task_id in training_broker.intake.cancelled:  # while it was claimed
-        orders.cancel(now=True)
-    try:
-        await _first_of([working, *watching], task_id, turn)
-    finally:
-        _running.remove(running)
-        working.cancel()  # once: a second time would disturb its tidying up
-        await asyncio.gather(working, return_exceptions=True)
-        await end(giving_way, *watching)
-    if orders.cancelled:
-        raise TaskCancelledError("the training was cancelled while it ran")
-    if lease.lost or working.cancelled():
-        raise LeaseLostError("another worker has the training now, or nobody knows who")
-    return working.result()
-
-
-async def _first_of(these: list[asyncio.Task[Any]], task_id: str, turn: Turn) -> None:
-    """Wait until one of them ends.
-
-    Raises:
-        TaskExpiredError: the deadline came first, and before the model was being published.
-    """
-    left_s = None if turn.left_s == math.inf else max(0.0, turn.left_s)
-    while not (await asyncio.wait(these, timeout=left_s, return_when=asyncio.FIRST_COMPLETED))[0]:
-        if await training_broker.state.jobs.expire(task_id):
-            raise TaskExpiredError("the task's deadline passed before it was trained")
-        left_s = _PUBLISHING_S
-
-
-async def _give_way(orders: Orders) -> None:
-    """Have a slice end at its next checkpoint once inference needs the GPU."""
-    await until_busy(training_broker.results.redis, settings.bridge_shared_gpu)
-    log.warning("inference on %s is too slow: the training waits", settings.bridge_shared_gpu)
-    orders.stop.set()
-
-
-def _saver(training: run.Training) -> Callable[[dict[str, Any]], Awaitable[None]]:
-    task_id, model = training.task_id, training.request.model_id
-
-    async def save(progress: dict[str, Any]) -> None:
-        training_broker.intake.observer.progressed(model, progress)
-        try:
-            await training_broker.results.set_progress(
-                task_id, TaskProgress(state=TaskState.STARTED, meta=progress)
-            )
-        except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
-            log.warning("progress of task %s was not saved: %s", task_id, error)
-
-    return save
 
 
 class ForgetJob(TaskiqMiddleware):

@@ -152,12 +152,18 @@ class Node:
         logger.warning("the head does not have task %s any more", call.task_id)
 
     async def _say(self, call: Call, stop: asyncio.Event) -> None:
+        unheard = False
         while True:
             state: Any = "leaving" if stop.is_set() else "here"
             try:
                 await self._board.say(self.name, Word(run_id=call.run_id, state=state))
+                unheard = False
             except REDIS_LOST as error:
-                logger.info("cannot tell the head that node %s is there: %s", self.name, error)
+                if not unheard:  # once, for as long as it lasts
+                    logger.warning(
+                        "cannot tell the head that node %s is here: %s", self.name, error
+                    )
+                unheard = True
             if state == "leaving":
                 await asyncio.sleep(SAY_EVERY_S)
                 continue

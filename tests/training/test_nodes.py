@@ -29,6 +29,7 @@ from bridge.training.lease import worker_name
 from bridge.training.node import Node
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
+from bridge.training.running import Running
 
 ADDRESS = "127.0.0.1"
 WAIT_S = 240  # processes that load torch, on a machine that may be busy
@@ -211,7 +212,15 @@ async def test_one_that_has_begun_loses_nothing_where_nodes_are_missing(
     monkeypatch.setattr(worker, "settings", in_group)
     monkeypatch.setitem(worker.training_broker.state, "triton", fake_triton)
     monkeypatch.setitem(worker.training_broker.state, "jobs", jobs)
-    monkeypatch.setitem(worker.training_broker.state, "group", Group(redis, in_group))
+    running = Running(
+        jobs,
+        worker.training_broker.intake,
+        worker.training_broker.results,
+        worker="w",
+        at_once=lambda: 1,
+        group=Group(redis, in_group),
+    )
+    monkeypatch.setitem(worker.training_broker.state, "running", running)
 
     async def claim(message, checkpoints):
         return Claim("yours", 2, 1)

@@ -7,14 +7,17 @@ import pytest
 
 from bridge.deliveries import Turn
 from bridge.errors import LeaseLostError, TaskCancelledError
+from bridge.observer import SILENT
+from bridge.training.lease import Lease
+from bridge.training.running import Running
 
 
 @pytest.fixture
-def worker():
-    """The training worker's module; nothing of it is connected."""
-    from bridge.tasks import training  # noqa: PLC0415 - it reads the environment
-
-    return training
+def running():
+    """A worker's slices, with nothing behind them."""
+    intake = SimpleNamespace(cancelled=set(), observer=SILENT)
+    results = SimpleNamespace(redis=None)
+    return Running(None, intake, results, worker="w", at_once=lambda: 1)
 
 
 class Slow:
@@ -32,24 +35,24 @@ class Slow:
             raise
 
 
-def lease(worker, token, answers):
+def lease(token, answers):
     async def renew(task_id, token):
         del task_id, token
         return answers.pop(0) if answers else ""
 
-    return worker.Lease(SimpleNamespace(renew=renew), "a", token, 0.1)
+    return Lease(SimpleNamespace(renew=renew), "a", token, 0.1)
 
 
-async def test_both_are_there_at_the_same_time(worker):
-    lost = lease(worker, 1, ["", "lost"])
-    first = asyncio.create_task(worker._slice(Slow(), lost, 1, Turn()))
+async def test_both_are_there_at_the_same_time(running):
+    lost = lease(1, ["", "lost"])
+    first = asyncio.create_task(running.run(Slow(), lost, 1, Turn()))
     await asyncio.sleep(0)
-    second = asyncio.create_task(worker._slice(Slow(), lease(worker, 2, []), 2, Turn()))
+    second = asyncio.create_task(running.run(Slow(), lease(2, []), 2, Turn()))
     with pytest.raises(LeaseLostError):
         await first
     assert not second.done()
     # Word of it comes to the one that is left.
-    worker._cancel("a", False)  # noqa: FBT003 - as listeners get it
+    running.cancel("a", False)  # noqa: FBT003 - as listeners get it
     with pytest.raises(TaskCancelledError):
         await second
-    assert worker._running == []
+    assert running.slices == 0

@@ -1,0 +1,183 @@
+"""The slices that one worker process runs: begun, watched and ended. No torch.
+
+Enters: a training and its lease; orders of people, of inference on the same GPU and of a worker
+that stops. Leaves: the training's result, or None where it goes on in another slice.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from taskiq.depends.progress_tracker import TaskProgress, TaskState
+
+from bridge.background import end
+from bridge.courtesy import until_busy
+from bridge.deliveries import Turn as Try
+from bridge.errors import LeaseLostError, TaskCancelledError, TaskExpiredError
+from bridge.intake import Intake
+from bridge.jobs import Jobs
+from bridge.observer import Slice
+from bridge.results import RedisResults
+from bridge.training.golive import PointOfNoReturn
+from bridge.training.group import Group
+from bridge.training.lease import Lease, Orders
+from bridge.training.run import Training, Turn
+
+log = logging.getLogger(__name__)
+
+_PUBLISHING_S = 1.0  # between looks at whether a late training is still being published
+
+
+class Running:
+    """Of one process."""
+
+    def __init__(  # noqa: PLR0913 - what a worker has
+        self,
+        jobs: Jobs,
+        intake: Intake,
+        results: RedisResults,
+        *,
+        worker: str,
+        at_once: Callable[[], int],
+        shared_gpu: str | None = None,
+        group: Group | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            jobs: whose turn it is.
+            intake: knows who is cancelled, and whom to tell of slices.
+            results: where progress goes.
+            worker: this process's name.
+            at_once: how many trainings run at a time in its pool.
+            shared_gpu: name of the GPU that inference may need.
+            group: the machines behind this worker.
+        """
+        self._jobs, self._intake, self._results = jobs, intake, results
+        self._worker, self._at_once = worker, at_once
+        self._shared_gpu, self._group = shared_gpu, group
+        # With the task's id: one that was lost may still be ending when it begins here again.
+        self._slices: list[tuple[str, Lease, Orders]] = []
+
+    @property
+    def slices(self) -> int:
+        """How many run."""
+        return len(self._slices)
+
+    def cancel(self, task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
+        """A person cancelled the task."""
+        for _, orders in self._of(task_id):
+            orders.cancel(now=now)
+
+    def stop(self) -> None:
+        """The worker stops: all slices end at a checkpoint."""
+        for _, _, orders in self._slices:
+            orders.stop.set()
+
+    async def nudge(self, task_id: str) -> None:
+        """Somebody may want something of a task."""
+        for lease, _ in self._of(task_id):
+            lease.nudge.set()
+
+    async def run(
+        self, training: Training, lease: Lease, number: int, turn: Try
+    ) -> dict[str, Any] | None:
+        """Train for one slice, of whose end is told.
+
+        Args:
+            training: which.
+            lease: on it.
+            number: of the slice.
+            turn: tells until when somebody wants it.
+
+        Raises:
+            TaskCancelledError, TaskExpiredError: it came to that end.
+            LeaseLostError: another has it now.
+            TrainingError: it failed.
+        """
+        how: Slice = "failed"
+        try:
+            result = await self._slice(training, lease, number, turn)
+            unfinished: Slice = "paused" if lease.pausing else "continued"
+            how = unfinished if result is None else "finished"
+        except TaskCancelledError:
+            how = "cancelled"
+            raise
+        finally:
+            self._intake.observer.slice_ended(training.request.model_id, how)
+        return result
+
+    async def _slice(
+        self, training: Training, lease: Lease, number: int, turn: Try
+    ) -> dict[str, Any] | None:
+        task_id, orders = training.task_id, Orders()
+        point = PointOfNoReturn(lease.commit, lease.recall)
+        mine = Turn(
+            token=lease.token,
+            number=number,
+            worker=self._worker,
+            at_once=self._at_once(),
+            stop=orders.stop,
+            confirm=lease.confirm,
+            point=point,
+            group=self._group,
+        )
+        running = (task_id, lease, orders)
+        self._slices.append(running)
+        working = asyncio.create_task(training.go_on(mine, self._saver(training)))
+        watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
+        giving_way = asyncio.create_task(self._give_way(orders))
+        if task_id in self._intake.cancelled:  # while it was claimed
+            orders.cancel(now=True)
+        try:
+            await self._first_of([working, *watching], task_id, turn)
+        finally:
+            self._slices.remove(running)
+            working.cancel()  # once: a second time would disturb its tidying up
+            await asyncio.gather(working, return_exceptions=True)
+            await end(giving_way, *watching)
+        if orders.cancelled:
+            raise TaskCancelledError("the training was cancelled while it ran")
+        if lease.lost or working.cancelled():
+            raise LeaseLostError("another worker has the training now, or nobody knows who")
+        return working.result()
+
+    async def _first_of(self, these: list[asyncio.Task[Any]], task_id: str, turn: Try) -> None:
+        """Wait until one of them ends.
+
+        Raises:
+            TaskExpiredError: the deadline came first, and before the model was being published.
+        """
+        left_s = None if turn.left_s == math.inf else max(0.0, turn.left_s)
+        while True:
+            done, _ = await asyncio.wait(these, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return
+            if await self._jobs.expire(task_id):
+                raise TaskExpiredError("the task's deadline passed before it was trained")
+            left_s = _PUBLISHING_S
+
+    async def _give_way(self, orders: Orders) -> None:
+        """Have a slice end at its next checkpoint once inference needs the GPU."""
+        await until_busy(self._results.redis, self._shared_gpu)
+        log.warning("inference on %s is too slow: the training waits", self._shared_gpu)
+        orders.stop.set()
+
+    def _saver(self, training: Training) -> Callable[[dict[str, Any]], Awaitable[None]]:
+        task_id, model = training.task_id, training.request.model_id
+
+        async def save(progress: dict[str, Any]) -> None:
+            self._intake.observer.progressed(model, progress)
+            try:
+                await self._results.set_progress(
+                    task_id, TaskProgress(state=TaskState.STARTED, meta=progress)
+                )
+            except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
+                log.warning("progress of task %s was not saved: %s", task_id, error)
+
+        return save
+
+    def _of(self, task_id: str) -> list[tuple[Lease, Orders]]:
+        return [(lease, orders) for known, lease, orders in self._slices if known == task_id]
