@@ -5,6 +5,7 @@ left. Whatever fails, both are as they were. Must not know tasks or queues.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,6 +89,7 @@ async def take_out(
             )
     except BridgeError:
         restore(repository, model, number)
+        await _tell_all_again(repository, triton, model)
         raise
     return Change(model, number, serving)
 
@@ -111,6 +113,7 @@ async def put_back(
         serving = await _follow(repository, triton, model)
     except BridgeError:
         withdraw(repository, model, number, keep=True)
+        await _tell_all_again(repository, triton, model)
         raise
     return Change(model, number, serving)
 
@@ -128,6 +131,12 @@ async def _follow(
             break
         await asyncio.sleep(_LOOK_EVERY_S)
     return serving
+
+
+async def _tell_all_again(repository: ModelRepository, triton: Triton, model: str) -> None:
+    """Of several servers, some may have followed before one refused."""
+    with contextlib.suppress(BridgeError):
+        await _follow(repository, triton, model)
 
 
 async def _serving(triton: Triton, model: str) -> list[int]:
