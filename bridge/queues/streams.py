@@ -104,6 +104,7 @@ class StreamBroker(RedisStreamBroker):
         self.appetite: Appetite | None = None
         self._prefetch = prefetch
         self._in_hand: set[bytes] = set()
+        self._with_taskiq: set[bytes] = set()
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Consume: the intake deals with each entry, taskiq's receiver gets what is left.
@@ -121,6 +122,7 @@ class StreamBroker(RedisStreamBroker):
                 if await self.intake.take(delivery):
                     self._in_hand.discard(delivery.entry)
                 else:
+                    self._with_taskiq.add(delivery.entry)
                     handed_on.put_nowait(hand_on(delivery.body, delivery.ack, self.intake.fail))
             finally:
                 room.release()
@@ -141,6 +143,8 @@ class StreamBroker(RedisStreamBroker):
         finally:
             await end(*working)
             await self.intake.drain()
+            for entry in self._in_hand - self._with_taskiq:
+                await self.hand_back(entry)
 
     async def _deliveries(self) -> AsyncGenerator[_StreamDelivery, None]:
         """New entries, and those that a worker left."""
@@ -217,6 +221,8 @@ class StreamBroker(RedisStreamBroker):
 
     async def acknowledge(self, entry: bytes) -> None:
         """Acknowledge and delete an entry."""
+        self._in_hand.discard(entry)  # should it fail: it comes again, and its result is there
+        self._with_taskiq.discard(entry)
         async with (
             Redis(connection_pool=self.connection_pool) as redis,
             redis.pipeline(transaction=True) as pipe,
@@ -224,7 +230,6 @@ class StreamBroker(RedisStreamBroker):
             pipe.xack(self.queue_name, self.consumer_group_name, entry)
             pipe.xdel(self.queue_name, entry)
             await pipe.execute()
-        self._in_hand.discard(entry)
 
     async def hand_back(self, entry: bytes) -> None:
         """Leave an entry to whoever claims it next, as if it had not been delivered."""

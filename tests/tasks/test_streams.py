@@ -104,6 +104,27 @@ async def test_what_is_handed_back_is_somebodys_soon_and_does_not_count(redis, o
     assert runs == [task_id] * 3
 
 
+async def test_what_a_worker_that_stops_had_not_begun_is_anothers_at_once(redis, own, stream):
+    own = own.model_copy(update={"bridge_drain_timeout_s": 0.2})
+    begun, runs = asyncio.Event(), []
+
+    async def hang(message, turn):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+
+    task_ids = [await add(redis, stream) for _ in range(5)]
+    async with listening(own, hang) as broker:
+        broker.idle_timeout = 3_600_000
+        await asyncio.wait_for(begun.wait(), WAIT_S)
+    async with listening(own, run) as broker:
+        broker.idle_timeout = 3_600_000
+        await until_ended(redis, stream, *task_ids)
+    assert sorted(runs) == sorted(task_ids)
+
+
 async def test_who_kills_his_workers_is_dead_lettered(redis, own, stream):
     own = own.model_copy(update={"bridge_delivery_limit": 2})
 
