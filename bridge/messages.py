@@ -35,9 +35,8 @@ _MOST_LABEL_BYTES = 64 * 1024
 _MOST_ERROR_TEXT = 10_000
 """Characters of an error in a result."""
 
-_FIELDS = (
-    *(("task_id", str), ("task_name", str), ("labels", dict)),
-    *(("args", list), ("kwargs", dict)),
+_FIELDS = tuple(
+    {"task_id": str, "task_name": str, "labels": dict, "args": list, "kwargs": dict}.items()
 )
 _DICT_OR_NONE = (dict, NoneType)
 _TEXT = frozenset({str})

@@ -159,12 +159,10 @@ class Checkpoints:
             async with asyncio.timeout(_LOG_S):
                 entries = await self._entries()
                 left = _LOG_BYTES - sum(each.size for each in entries if _LOG.match(each.name))
-                if left > 0:
-                    with file.open("rb") as printed:
-                        text = f"---- {title}\n".encode() + printed.read(left)
+                printed = _beginning(file, left)
+                if printed is not None:
+                    text = f"---- {title}\n".encode() + printed
                     await self._store.write(self._room, f"log-{time.time_ns():020}.txt", text)
-        except FileNotFoundError:
-            pass  # no process began
         except (OSError, CheckpointError) as error:
             log.warning("the log of a slice is not kept: %s", str(error) or type(error).__name__)
 
@@ -204,6 +202,14 @@ async def clean(store: CheckpointStore, keep_s: float, living: Collection[str] =
     for name, heard in (await store.jobs()).items():
         if heard < time.time() - keep_s and name not in living:
             await store.delete(name, [entry.name for entry in await store.entries(name)])
+
+
+def _beginning(file: Path, most: int) -> bytes | None:
+    """So many bytes of it; None: no process began it, or there is no room."""
+    if most <= 0 or not file.exists():
+        return None
+    with file.open("rb") as printed:
+        return printed.read(most)
 
 
 def digest(path: Path) -> str:

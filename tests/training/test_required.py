@@ -65,3 +65,22 @@ async def test_nothing_is_exported(settings, tmp_path, require, kind, shown):
     with pytest.raises(kind, match=shown):
         await train_in_process(request, tmp_path, settings.dataset_root, Piece(), listeners)
     assert not (tmp_path / "version").exists()
+
+
+async def test_a_variant_must_come_to_it_too(settings, tmp_path):
+    async def train(folder, **model):
+        model = {"architecture": "cnn", "variant": "int8", "max_accuracy_loss": 1.0, **model}
+        request = parse_request("few", model, {"epochs": 2}, settings)
+        listeners = Listeners(lambda _: None, ignore, ignore)
+        (tmp_path / folder).mkdir()
+        return await train_in_process(
+            request, tmp_path / folder, settings.dataset_root, Piece(), listeners
+        )
+
+    found = (await train("free")).result
+    loss, served = found["metrics"]["loss"], found["variant"]["metrics"]["loss"]
+    assert loss != served
+    if served < loss:  # rounding may do good: then the network itself falls short
+        loss, served = served, loss
+    with pytest.raises(NotGoodEnoughError, match="loss is"):
+        await train("bound", require={"loss": (loss + served) / 2})
