@@ -72,7 +72,9 @@ async def connect(state: TaskiqState) -> None:
     checkpoints = open_checkpoint_store(settings)
     group = await exits.enter_async_context(leading(redis, settings, _WORKER))
     running = state.running = Running(
-        *(jobs, training_broker.intake, training_broker.results),
+        jobs,
+        training_broker.intake,
+        training_broker.results,
         worker=_WORKER,
         at_once=_at_once,
         shared_gpu=settings.bridge_shared_gpu,
