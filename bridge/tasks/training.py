@@ -47,8 +47,9 @@ from bridge.training.reaper import reap
 from bridge.training.request import parse_request
 from bridge.training.run import GOES_ON, Training
 from bridge.training.running import Running
+from bridge.training.starting import Spare
 from bridge.training.sweeper import keep_swept
-from bridge.training.threads import pool_size
+from bridge.training.threads import environment, pool_size, threads_for
 from bridge.triton_client import TritonClient
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,9 @@ async def connect(state: TaskiqState) -> None:
     jobs = state.jobs = open_jobs()
     checkpoints = open_checkpoint_store(settings)
     group = await exits.enter_async_context(leading(redis, settings, _WORKER))
+    spare = Spare(_variables() if settings.bridge_training_spare else None)
+    exits.push_async_callback(spare.close)
+    training_broker.intake.draining.append(spare.retire)
     running = state.running = Running(
         jobs,
         training_broker.intake,
@@ -79,6 +83,7 @@ async def connect(state: TaskiqState) -> None:
         at_once=_at_once,
         shared_gpu=settings.bridge_shared_gpu,
         group=group,
+        spare=spare,
     )
     training_broker.intake.cancelled.listeners.append(running.cancel)
     training_broker.intake.draining.append(running.stop)
@@ -94,6 +99,7 @@ async def connect(state: TaskiqState) -> None:
     watched.subjects["train_model"] = _subject
     watched.asks.append(lambda: _states(jobs))
     await exits.enter_async_context(answering(training_broker, triton, watched))
+    spare.prepare()
 
 
 def _subject(message: TaskiqMessage, value: Any) -> tuple[Any, Any]:
@@ -135,6 +141,11 @@ def open_jobs() -> Jobs:
 def _at_once() -> int:
     """How many trainings run at a time in this worker's pool; taskiq starts its processes."""
     return pool_size(sys.argv) if multiprocessing.parent_process() is not None else 1
+
+
+def _variables() -> dict[str, str]:
+    """Those of a training that begins here."""
+    return environment(threads_for(_at_once(), settings.bridge_training_threads, None))
 
 
 async def _may_expire(task_id: str) -> bool:

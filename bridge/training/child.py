@@ -1,10 +1,10 @@
-"""The training process: `python -P -m bridge.training.child FD`, started by `run` alone.
+"""The training process: `python -P -m bridge.training.child FD PARENT`, see `starting`.
 
-Enters: lines on standard input: one JSON job, later perhaps "stop". Leaves: lines of JSON on the
-inherited descriptor FD, as libraries print to standard output and error what they like, and files
-in the job's folder: checkpoints, `version/` (what a version is made of) and `probe.npz` (real rows
-and torch's answers to them). Exits 0 after a `result` line, or a `sliced` one; otherwise an `error`
-line tells why, unless it was killed.
+Enters: lines on standard input: one JSON job, perhaps long after torch is loaded, later perhaps
+"stop". Leaves: lines of JSON on the inherited descriptor FD, as libraries print to standard output
+and error what they like, and files in the job's folder: checkpoints, `version/` (what a version is
+made of) and `probe.npz` (real rows and torch's answers to them). Exits 0 after a `result` line, or
+a `sliced` one; otherwise an `error` line tells why, unless it was killed.
 
 It is a process of its own so that it can be killed at any moment, and its memory, on the GPU
 too, is really free afterwards.
@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -25,18 +26,19 @@ from typing import Any
 
 from bridge.training.failures import told
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BUSY, WAITING = "mlbridge-train", "mlbridge-spare"
+"""What the system calls this process: with a job, and before it has one."""
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
 
 
 def main() -> int:
     """Do one job; returns the exit status."""
+    die_with(int(sys.argv[2]))
+    _offer_itself()
+    _be_called(WAITING)
     # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
-    job = json.loads(orders.readline())
-    die_with(job["parent_pid"])
-    _offer_itself()
-    stop = threading.Event()
-    threading.Thread(target=_hear, args=(orders, stop), daemon=True).start()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
 
         def report(kind: str, content: dict[str, Any]) -> None:
@@ -45,15 +47,28 @@ def main() -> int:
 
         try:
             # Only now torch is loaded: the parent's death is already being watched for.
-            importlib.import_module("bridge.training.job").work(
-                job, Path(job["folder"]), report, stop.is_set
-            )
+            work = importlib.import_module("bridge.training.job").work
+            job = json.loads(orders.readline())
+            _begin(job)
+            stop = threading.Event()
+            threading.Thread(target=_hear, args=(orders, stop), daemon=True).start()
+            work(job, Path(job["folder"]), report, stop.is_set)
         except Exception as error:  # noqa: BLE001  (the parent must hear of it)
             traceback.print_exc()
             kind, text = told(error)
             report("error", {"class": kind.__name__, "message": text})
             return 1
     return 0
+
+
+def _begin(job: dict[str, Any]) -> None:
+    """What it prints, and what libraries leave behind, goes where the job has it."""
+    _be_called(BUSY)
+    with Path(job["log"]).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ["TMPDIR"] = job["scratch"]
+    tempfile.tempdir = None  # it may have been asked for, and is kept
 
 
 def _hear(orders: io.FileIO, stop: threading.Event) -> None:
@@ -70,6 +85,11 @@ def die_with(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _be_called(name: str) -> None:
+    """Give this process a name of at most 15 bytes, for people who look at `ps` or `top`."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _offer_itself() -> None:

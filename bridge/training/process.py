@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from bridge.training.folders import scratch_folder
 from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.room import kernel_kills
+from bridge.training.starting import AHEAD_S, Spare, start
 from bridge.training.threads import environment
 
 Progress = dict[str, Any]
@@ -37,7 +37,6 @@ Progress = dict[str, Any]
 LOG_FILE = "child.log"
 """What the process and its libraries print, in its folder."""
 
-_LINE_BYTES = 16 * 1024 * 1024  # a plan with very many labels
 _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
@@ -114,10 +113,16 @@ class Listeners:
     """Gets the port where the first of several machines waits, and what its data are."""
 
 
-async def train_in_process(
-    request: TrainingRequest, folder: Path, dataset_root: Path, piece: Piece, listeners: Listeners
+async def train_in_process(  # noqa: PLR0913 - what, where, how much of it, who hears, in which
+    request: TrainingRequest,
+    folder: Path,
+    dataset_root: Path,
+    piece: Piece,
+    listeners: Listeners,
+    *,
+    spare: Spare | None = None,
 ) -> Outcome | None:
-    """Train in a new process. Cancelling this coroutine kills it.
+    """Train in a process of its own. Cancelling this coroutine kills it.
 
     Args:
         request: what to train.
@@ -125,6 +130,7 @@ async def train_in_process(
         dataset_root: where the dataset lies.
         piece: how much of it.
         listeners: who hears of it.
+        spare: perhaps it is ready; it is made ready for the next. None: none is.
 
     Returns:
         None: it is not trained yet, and its last checkpoint says how far it is.
@@ -137,33 +143,39 @@ async def train_in_process(
         "request": request.model_dump(mode="json"),
         "dataset_root": str(dataset_root),
         "folder": str(folder),
-        "parent_pid": os.getpid(),
+        "log": str(folder / LOG_FILE),
         "resume": piece.resume and str(piece.resume),
         "ancestor": piece.ancestor and piece.ancestor.to_json(),
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
     with scratch_folder() as scratch:
-        return await _train(job, folder, scratch, piece, listeners)
+        return await _train(
+            {**job, "scratch": str(scratch)}, folder, piece, listeners, spare or Spare()
+        )
 
 
 async def _train(
-    job: dict[str, Any], folder: Path, scratch: Path, piece: Piece, listeners: Listeners
+    job: dict[str, Any], folder: Path, piece: Piece, listeners: Listeners, spare: Spare
 ) -> Outcome | None:
     log_file = folder / LOG_FILE
+    log_file.touch()
     kills = kernel_kills()
-    variables = environment(piece.threads) | {"TMPDIR": str(scratch)}
-    process, lines, pipe = await _start(log_file, variables)
+    variables = environment(piece.threads)
+    child = await spare.take(variables) or await start(variables, log_file)
     begun = asyncio.Event()
-    sending = asyncio.create_task(_send(process, job, piece.stop, begun))
-    limiting = asyncio.create_task(_limit(process.pid, piece.memory_bytes))
+    sending = asyncio.create_task(_send(child.process, job, piece.stop, begun))
+    limiting = asyncio.create_task(_limit(child.process.pid, piece.memory_bytes))
+    ahead_s = max(0.0, piece.length_s - AHEAD_S)
+    ahead = asyncio.get_running_loop().call_later(ahead_s, spare.prepare)
     try:
-        done, outcome = await _listen(lines, folder, listeners, begun)
-        status = await process.wait()
+        done, outcome = await _listen(child.lines, folder, listeners, begun)
+        status = await child.process.wait()
     finally:
+        ahead.cancel()
         sending.cancel()
         limiting.cancel()
-        pipe.close()
-        await _end(process)
+        await child.end()
+        spare.prepare()
     if limiting.done() and not limiting.cancelled():
         raise TrainingMemoryError(limiting.result())
     if piece.stop.is_set() and not begun.is_set():
@@ -176,38 +188,6 @@ async def _train(
             )
         raise TrainingCrashedError(_epitaph(status, log_file))
     return outcome
-
-
-async def _start(
-    log_file: Path, variables: dict[str, str]
-) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.BaseTransport]:
-    """The process, and the pipe on which it reports."""
-    reading, writing = os.pipe()
-    stream = asyncio.StreamReader(limit=_LINE_BYTES)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
-    )
-    try:
-        with log_file.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the project's root may be the working folder, and has a folder `triton`
-                "-m",
-                "bridge.training.child",
-                str(writing),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=(writing,),
-                env=variables,
-                start_new_session=True,  # so that it can be ended with all that it started
-            )
-    except BaseException:
-        transport.close()
-        raise
-    finally:
-        os.close(writing)  # ours; once the process's is closed too, the stream ends
-    return process, stream, transport
 
 
 async def _send(
@@ -284,14 +264,6 @@ async def _line(lines: asyncio.StreamReader) -> bytes:
         raise TrainingCrashedError(
             f"the training process said nothing for {_SILENT_S / 60:g} minutes, and was killed"
         ) from None
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process's whole group, if anything of it is left, and reap it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    # Killed processes end at once; a cancellation meanwhile must not leave a zombie.
-    await asyncio.shield(asyncio.create_task(process.wait()))
 
 
 def _epitaph(status: int, log_file: Path) -> str:

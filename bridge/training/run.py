@@ -44,6 +44,7 @@ from bridge.training.process import (
 )
 from bridge.training.published import Ancestor, find_ancestor
 from bridge.training.request import TrainingRequest
+from bridge.training.starting import Spare
 from bridge.training.threads import threads_for
 from bridge.training.uploads import Uploads
 
@@ -90,6 +91,8 @@ class Turn:
     """Taken when its model is published."""
     group: Group | None = None
     """The machines that may help with it."""
+    spare: Spare | None = None
+    """Perhaps a process is ready."""
 
 
 class Training:
@@ -229,8 +232,9 @@ class Training:
         listeners = Listeners(self._live.check, progress, checkpoint, crew.call if crew else None)
         async with Uploads(keep) as uploads:
             try:
+                root = self._settings.dataset_root
                 training = train_in_process(
-                    self.request, folder, self._settings.dataset_root, piece, listeners
+                    self.request, folder, root, piece, listeners, spare=turn.spare
                 )
                 outcome = await (crew.together(training, turn.stop) if crew else training)
             except GOES_ON:  # of what it saved, something may still be on its way

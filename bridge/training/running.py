@@ -24,6 +24,7 @@ from bridge.training.golive import PointOfNoReturn
 from bridge.training.group import Group
 from bridge.training.lease import Lease, Orders
 from bridge.training.run import Training, Turn
+from bridge.training.starting import Spare
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Running:
         at_once: Callable[[], int],
         shared_gpu: str | None = None,
         group: Group | None = None,
+        spare: Spare | None = None,
     ) -> None:
         """Nothing runs yet.
 
@@ -54,10 +56,11 @@ class Running:
             at_once: how many trainings run at a time in its pool.
             shared_gpu: name of the GPU that inference may need.
             group: the machines behind this worker.
+            spare: the process that it keeps ready.
         """
         self._jobs, self._intake, self._results = jobs, intake, results
         self._worker, self._at_once = worker, at_once
-        self._shared_gpu, self._group = shared_gpu, group
+        self._shared_gpu, self._group, self._spare = shared_gpu, group, spare
         # With the task's id: one that was lost may still be ending when it begins here again.
         self._slices: list[tuple[str, Lease, Orders]] = []
 
@@ -123,6 +126,7 @@ class Running:
             confirm=lease.confirm,
             point=point,
             group=self._group,
+            spare=self._spare,
         )
         running = (task_id, lease, orders)
         self._slices.append(running)

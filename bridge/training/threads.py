@@ -13,8 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from taskiq.cli.worker.args import WorkerArgs
-
 COUNT = "OMP_NUM_THREADS"
 
 _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
@@ -29,6 +27,8 @@ def pool_size(arguments: Sequence[str]) -> int:
     Args:
         arguments: of `taskiq worker`, as `sys.argv` has them; also in the processes it starts.
     """
+    from taskiq.cli.worker.args import WorkerArgs  # noqa: PLC0415 - the training process does without
+
     given = list(arguments[1:])
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         return max(1, WorkerArgs.from_cli(given[1:] if given[:1] == ["worker"] else given).workers)

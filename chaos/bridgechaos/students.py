@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import psutil
 
 from bridge.embedded.leftovers import find_processes
+from bridge.training.child import BUSY
 from bridgechaos.lessons import LEASE_S
 from bridgechaos.plan import Fault
 from bridgechaos.servers import Pool
@@ -48,7 +49,7 @@ def students(stack: Stack, of: int | None = None) -> list[psutil.Process]:
         return []
     for process in candidates:
         try:
-            if "bridge.training.child" in process.cmdline():
+            if process.name() == BUSY:
                 found.append(process)
         except psutil.Error:
             continue

@@ -13,6 +13,7 @@ import psutil
 from taskiq.kicker import AsyncKicker
 
 from bridge.client import BridgeClient
+from bridge.training.child import BUSY
 
 ROOT = Path(__file__).parent.parent.parent
 POISONED = """
@@ -89,7 +90,7 @@ async def killed_child(process):
         while True:
             for child in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if "bridge.training.child" in child.cmdline():
+                    if child.name() == BUSY:
                         child.kill()
                         return
             await asyncio.sleep(0.02)

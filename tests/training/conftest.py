@@ -132,8 +132,8 @@ def trainings(monkeypatch, trained):
     """Instead of training anew, each run gets the files of one real training."""
     made = []
 
-    async def train_in_process(request, folder, dataset_root, piece, listeners):
-        del dataset_root, piece
+    async def train_in_process(request, folder, dataset_root, piece, listeners, *, spare):
+        del dataset_root, piece, spare
         made.append(request.model_id)
         listeners.plan(trained.outcome.plan)
         await listeners.progress(trained.progress[-1])

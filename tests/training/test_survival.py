@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from bridge.embedded.rabbitmq import RabbitMQServer
+from bridge.training.child import BUSY
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
 
@@ -85,7 +86,7 @@ async def break_something(fault, pool, worker, rabbitmq):
     match fault:
         case "child":
             for process in pool.processes(worker):
-                if "bridge.training.child" in process.cmdline():
+                if process.name() == BUSY:
                     process.kill()
         case "worker":
             for process in reversed(pool.processes(worker)):

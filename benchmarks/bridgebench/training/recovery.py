@@ -7,6 +7,7 @@ from typing import Any
 import psutil
 
 from bridge.handles import TaskHandle
+from bridge.training.child import BUSY
 from bridgebench.findings import Finding, Report, Spread, Table, number
 from bridgebench.scenarios.run import Run
 from bridgebench.training.ways import Pool, pools
@@ -18,7 +19,6 @@ _AIM_S = 10.0
 _CHECKPOINT_EVERY_S = "1"
 _LOOK_EVERY_S = 0.02
 _MOST_S = 900.0
-_CHILD = "bridge.training.child"
 _ENDLESS = 100_000
 
 _AGE = (
@@ -78,7 +78,7 @@ async def _recovered(pool: Pool, handle: TaskHandle, victim: str) -> float:
 def _victim(pool: Pool, victim: str) -> psutil.Process:
     """The training process, or the worker process that started it (not taskiq's supervisor)."""
     for process in psutil.Process(pool.worker.pid).children(recursive=True):
-        if _CHILD in process.cmdline():
+        if process.name() == BUSY:
             parent = process.parent()
             if victim == "process" or parent is None:
                 return process

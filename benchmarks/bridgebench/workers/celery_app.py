@@ -40,7 +40,7 @@ def make_app(servers: Servers) -> Celery:
     )
     triton = SyncTriton(servers.triton)
 
-    @app.task(name=TASK)  # type: ignore[untyped-decorator]
+    @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator]
     def ml_inference(model_id: str, input_data: dict[str, Any]) -> dict[str, Any]:
         return triton.infer(model_id, input_data)
 

@@ -1,5 +1,7 @@
 """What a user's own package would hold: architectures that work, and some that do not."""
 
+import sys
+import tempfile
 import time
 from typing import ClassVar
 
@@ -65,6 +67,8 @@ class Failing:
                 bytearray(1 << 60)
             case "gpu":
                 raise torch.AcceleratorError("CUDA error: an illegal memory access")
+            case "words":
+                sys.stdout.write(f"temporary files go into {tempfile.gettempdir()}\n")
         return _Mistaken(Linear.build(input_shape, outputs, LinearOptions()))
 
 

@@ -1,0 +1,136 @@
+"""Starts training processes, ends them, and has one ready before it is needed. No torch.
+
+Enters: the variables that a process begins with. Leaves: a `Child` that has loaded torch, or is
+about to, and waits for its job. Loading takes seconds, in which nothing is trained: a process that
+was started ahead has them behind it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.training.room import free_memory
+
+AHEAD_S = 15.0
+"""Before the end of a slice, to have a process ready for the next."""
+
+_LEAST_FREE_BYTES = 2_000_000_000  # it takes a third of that
+_LINE_BYTES = 16 * 1024 * 1024  # a plan with very many labels
+
+logger = logging.getLogger("bridge.training")
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A training process."""
+
+    process: Process
+    lines: asyncio.StreamReader
+    """What it reports."""
+    pipe: asyncio.BaseTransport
+    """Where that comes from."""
+
+    async def end(self) -> None:
+        """Kill its whole group, if anything of it is left, and reap it."""
+        self.pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        # Killed processes end at once; a cancellation meanwhile must not leave a zombie.
+        await asyncio.shield(asyncio.create_task(self.process.wait()))
+
+
+async def start(variables: dict[str, str], log: Path | None = None) -> Child:
+    """Start one, which takes its job from its standard input.
+
+    Args:
+        variables: all that it has.
+        log: gets what it prints until its job names a place. None: that is lost.
+
+    Raises:
+        OSError: the machine has no room for another process.
+    """
+    reading, writing = os.pipe()
+    stream = asyncio.StreamReader(limit=_LINE_BYTES)
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
+    )
+    try:
+        with contextlib.ExitStack() as files:
+            output = DEVNULL if log is None else files.enter_context(log.open("ab"))
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the project's root may be the working folder, and has a folder `triton`
+                "-m",
+                "bridge.training.child",
+                str(writing),
+                str(os.getpid()),
+                stdin=PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=(writing,),
+                env=variables,
+                start_new_session=True,  # so that it can be ended with all that it started
+            )
+    except BaseException:
+        pipe.close()
+        raise
+    finally:
+        os.close(writing)  # ours; once the process's is closed too, the stream ends
+    return Child(process, stream, pipe)
+
+
+class Spare:
+    """At most one process that waits for its job."""
+
+    def __init__(self, variables: dict[str, str] | None = None) -> None:
+        """There is none before `prepare`.
+
+        Args:
+            variables: it serves those who need just these. None: there never is one.
+        """
+        self._variables = variables
+        self._starting: asyncio.Task[Child] | None = None
+
+    def prepare(self) -> None:
+        """Start one, if there is none, and memory enough."""
+        if self._starting is not None or self._variables is None:
+            return
+        if free_memory() < _LEAST_FREE_BYTES:
+            logger.info("memory is short: no training process is kept ready")
+            return
+        self._starting = asyncio.create_task(start(self._variables))
+
+    async def take(self, variables: dict[str, str]) -> Child | None:
+        """The one that waits; None: there is none, or it has other variables."""
+        if self._starting is None or variables != self._variables:
+            return None
+        starting, self._starting = self._starting, None
+        try:
+            child = await starting
+        except OSError as error:
+            logger.info("no training process could be kept ready: %s", error)
+            return None
+        if child.process.returncode is None:
+            return child
+        logger.info("the training process kept ready had ended (%s)", child.process.returncode)
+        await child.end()
+        return None
+
+    def retire(self) -> None:
+        """There will be no other."""
+        self._variables = None
+
+    async def close(self) -> None:
+        """End it, and retire."""
+        self.retire()
+        if self._starting is None:
+            return
+        starting, self._starting = self._starting, None
+        with contextlib.suppress(OSError):
+            await (await starting).end()
