@@ -1,8 +1,7 @@
-"""The only file that speaks gRPC: Triton's inference and model-repository services.
+"""Triton's inference and model-repository services, of one or several servers.
 
 Enters: checked `Tensor`s and model names. Leaves: tensors, model specs, and errors of our own
-tree. Must not know queues, tasks or messages. Protocol: Open Inference Protocol (KServe v2) over
-gRPC with Triton's model-repository extension, from tritonclient's generated stubs.
+tree. Must not know queues, tasks or messages. With `triton_channel` the only file that speaks gRPC.
 """
 
 import asyncio
@@ -10,14 +9,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Self
 
-import grpc
-import grpc.aio
-from tritonclient.grpc import (
-    MAX_GRPC_MESSAGE_SIZE,
-    model_config_pb2,
-    service_pb2,
-    service_pb2_grpc,
-)
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2
 
 from bridge.certificates import TlsFiles
 from bridge.errors import (
@@ -26,8 +18,8 @@ from bridge.errors import (
     InferenceTimeoutError,
     ModelLoadError,
     ModelUnavailableError,
-    RestrictedError,
     TritonBusyError,
+    TritonError,
     TritonRefusedError,
     TritonUnavailableError,
     UnknownModelError,
@@ -36,47 +28,16 @@ from bridge.observer import SILENT, Observer
 from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
-from bridge.tensors import Tensor, TensorSpec
+from bridge.tensors import Tensor
 from bridge.tracing import tracer
-from bridge.triton_errors import triton_error
+from bridge.triton_channel import LOAD_S, TritonChannel, spec_from_config
 
-ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
-"""Metadata key under which Triton expects the admin key (`--grpc-restricted-protocol`)."""
-
-_QUICK_S = 10.0  # health, configuration, index: answered from memory
-_LOAD_S = 300.0  # a large model on a busy GPU
 _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
-
-# Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
-# Keepalive stays at gRPC's default, as Triton answers faster pings with GOAWAY.
-_CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own grows to 2 minutes
-]
-
-
 _DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
 # Another server may have what this one lacks. Not so a crash: it may be the request's own doing.
 _ELSEWHERE = (TritonUnavailableError, UnknownModelError, ModelUnavailableError, TritonBusyError)
-
-
-class _Server:
-    """One Triton server: its address, channel and stub."""
-
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
-        self.address = address
-        self.encrypted = credentials is not None
-        self.died: dict[str, float] = {}
-        """Models whose process died, and when, by the loop's clock; until they answer again."""
-        self.channel = (
-            grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
-        )
-        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
 
 class TritonClient:
@@ -96,10 +57,8 @@ class TritonClient:
             admin_key: key of the restricted model-repository protocol, if it is restricted.
             files: speak TLS, with these.
         """
-        credentials = None if files is None else _credentials(files)
-        servers = [_Server(address, credentials) for address in addresses]
-        self._servers = Replicas(servers, self._ready)
-        self._admin = ((ADMIN_HEADER, admin_key),) if admin_key else None
+        servers = [TritonChannel(address, admin_key, files) for address in addresses]
+        self._servers = Replicas(servers, TritonChannel.ready)
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
         self.observer: Observer = SILENT
@@ -126,11 +85,11 @@ class TritonClient:
         """Close every channel."""
         await self._servers.close()
         for server in self._servers:
-            await server.channel.close()
+            await server.close()
 
     async def ready(self) -> bool:
         """Whether at least one server says that it is ready."""
-        answers = await asyncio.gather(*(self._ready(server) for server in self._servers))
+        answers = await asyncio.gather(*(server.ready() for server in self._servers))
         return any(answers)
 
     async def check(self) -> None:
@@ -140,7 +99,7 @@ class TritonClient:
             TritonError: one is not; says why.
         """
         for server in self._servers:
-            await self._check(server)
+            await server.check()
 
     def knows(self, name: str) -> bool:
         """Whether a server has told of the model, as far as is remembered."""
@@ -197,9 +156,10 @@ class TritonClient:
             request.inputs.add(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
             request.raw_input_contents.append(tensor.data)
 
-        async def ask(server: _Server) -> Any:
+        async def ask(server: TritonChannel) -> Any:
             with tracer().asking(server.address, name) as metadata:
-                answer = await server.stub.ModelInfer(request, timeout=timeout_s, metadata=metadata)
+                asked = server.stub.ModelInfer(request, timeout=timeout_s, metadata=metadata)
+                answer = await server.told(asked, name)
             server.died.pop(name, None)
             return answer
 
@@ -218,19 +178,11 @@ class TritonClient:
             ModelLoadError: a server could not load it; what it served before, it still serves.
         """
         for server in self._servers:
-            request = service_pb2.RepositoryModelLoadRequest(model_name=name)
             try:
-                await server.stub.RepositoryModelLoad(
-                    request, timeout=_LOAD_S, metadata=self._admin
-                )
-            except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server, name)
-                if isinstance(failure, (RestrictedError, TritonUnavailableError)):
-                    raise failure from None
+                await server.load(name)
+            except ModelLoadError:
                 self.observer.loaded(name, "refused")
-                raise ModelLoadError(
-                    f"Triton at {server.address} could not load {name!r}: {error.details()}"
-                ) from None
+                raise
         self._forget(name)
         self.observer.loaded(name, "loaded")
 
@@ -242,7 +194,7 @@ class TritonClient:
         """
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         for server in self._servers:
-            await self._call(server, server.stub.RepositoryModelUnload, request, name)
+            await server.call(server.stub.RepositoryModelUnload, request, name)
         self._forget(name)
 
     async def reload(self, name: str) -> bool:
@@ -259,14 +211,14 @@ class TritonClient:
         reloaded = False
         for server in self._servers:
             ready = service_pb2.RepositoryIndexRequest(ready=True)
-            index = await self._call(server, server.stub.RepositoryIndex, ready, name)
+            index = await server.call(server.stub.RepositoryIndex, ready, name)
             if name not in {model.name for model in index.models}:
                 continue
             for method, request in (
                 (server.stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest),
                 (server.stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest),
             ):
-                await self._call(server, method, request(model_name=name), name, _LOAD_S)
+                await server.call(method, request(model_name=name), name, LOAD_S)
             reloaded = True
         if reloaded:
             self.observer.loaded(name, "reloaded")
@@ -280,21 +232,21 @@ class TritonClient:
         """
         server = self._servers.candidates()[0]
         request = service_pb2.RepositoryIndexRequest()
-        reply = await self._call(server, server.stub.RepositoryIndex, request, "")
+        reply = await server.call(server.stub.RepositoryIndex, request)
         return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
 
     async def server_version(self) -> str:
         """Triton's version, of one server: "2.51.0"."""
         server = self._servers.candidates()[0]
         request = service_pb2.ServerMetadataRequest()
-        reply = await self._call(server, server.stub.ServerMetadata, request, "")
+        reply = await server.call(server.stub.ServerMetadata, request)
         return str(reply.version)
 
     async def config(self, name: str, version: str = "") -> Any:
         """A served model's `ModelConfig` message, of one server."""
         server = self._servers.candidates()[0]
         request = service_pb2.ModelConfigRequest(name=name, version=version)
-        reply = await self._call(server, server.stub.ModelConfig, request, name)
+        reply = await server.call(server.stub.ModelConfig, request, name)
         return reply.config
 
     async def statistics(self, name: str = "") -> list[Any]:
@@ -302,41 +254,25 @@ class TritonClient:
         request = service_pb2.ModelStatisticsRequest(name=name)
         found: list[Any] = []
         for server in self._servers:
-            reply = await self._call(server, server.stub.ModelStatistics, request, name)
+            reply = await server.call(server.stub.ModelStatistics, request, name)
             found += reply.model_stats
         return found
-
-    async def _ready(self, server: _Server) -> bool:
-        try:
-            await self._check(server)
-        except BridgeError:
-            return False
-        return True
-
-    async def _check(self, server: _Server) -> None:
-        request = service_pb2.ServerReadyRequest()
-        try:
-            reply = await server.stub.ServerReady(request, timeout=_QUICK_S)
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error, server, "") from None
-        if not reply.ready:
-            raise TritonUnavailableError(f"Triton at {server.address} is up, but not ready")
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)
         reply = await self._on_any(
             name,
-            lambda server: server.stub.ModelConfig(request, timeout=_QUICK_S),
+            lambda server: server.call(server.stub.ModelConfig, request, name),
             limit_is_ours=True,
         )
-        spec = _spec_from_config(reply.config)
+        spec = spec_from_config(reply.config)
         if len(self._specs) >= _CACHED_SPECS:
             self._specs.clear()
         self._specs[name, version] = spec
         return spec
 
     async def _on_any(
-        self, name: str, call: Callable[[_Server], Any], *, limit_is_ours: bool = False
+        self, name: str, call: Callable[[TritonChannel], Any], *, limit_is_ours: bool = False
     ) -> Any:
         """Call the least busy server; where it is away or lacks the model, the next one.
 
@@ -350,11 +286,11 @@ class TritonClient:
                 started = asyncio.get_running_loop().time()
                 with self._servers.busy(server):
                     answer = await call(server)
-            except grpc.aio.AioRpcError as error:
-                failure = _translated(error, server, name)
+            except TritonError as error:
+                failure = error
                 if limit_is_ours and isinstance(failure, InferenceTimeoutError):
                     failure = TritonUnavailableError(f"Triton at {server.address} is silent")
-                if isinstance(failure, ModelUnavailableError) and not await self._ready(server):
+                if isinstance(failure, ModelUnavailableError) and not await server.ready():
                     # A server that is ending unloads its models first.
                     failure = TritonUnavailableError(f"Triton at {server.address} is stopping")
                 if isinstance(failure, TritonUnavailableError):
@@ -368,7 +304,7 @@ class TritonClient:
         raise failure or TritonUnavailableError("no Triton address is given")
 
     def _crashed(
-        self, server: _Server, name: str, failure: BridgeError, started: float
+        self, server: TritonChannel, name: str, failure: BridgeError, started: float
     ) -> BridgeError:
         """Who was there when the model died may have killed it; who came later found it dead."""
         self.on_crash(name)
@@ -380,52 +316,6 @@ class TritonClient:
             return failure
         return ModelUnavailableError(f"{failure}; it is to be loaded again")
 
-    async def _call(
-        self,
-        server: _Server,
-        method: Callable[..., Any],
-        request: Any,
-        name: str,
-        timeout_s: float = _QUICK_S,
-    ) -> Any:
-        try:
-            return await method(request, timeout=timeout_s, metadata=self._admin)
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error, server, name) from None
-
     def _forget(self, name: str) -> None:
         for key in [key for key in self._specs if key[0] == name]:
             del self._specs[key]
-
-
-def _spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
-    batch = (-1,) if config.max_batch_size > 0 else ()
-
-    def tensor_spec(item: Any) -> TensorSpec:
-        kind = model_config_pb2.DataType.Name(item.data_type).removeprefix("TYPE_")
-        return TensorSpec(
-            name=item.name,
-            datatype="BYTES" if kind == "STRING" else kind,
-            shape=(*batch, *item.dims),
-            optional=getattr(item, "optional", False),
-        )
-
-    return ModelSpec(
-        name=config.name,
-        max_batch_size=config.max_batch_size,
-        inputs={item.name: tensor_spec(item) for item in config.input},
-        outputs={item.name: tensor_spec(item) for item in config.output},
-        mixable=config.max_batch_size > 0 and not config.HasField("sequence_batching"),
-    )
-
-
-def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
-    ca, cert, key = (None if path is None else path.read_bytes() for path in files)
-    return grpc.ssl_channel_credentials(ca, key, cert)
-
-
-def _translated(error: grpc.aio.AioRpcError, server: _Server, model: str) -> BridgeError:
-    text = error.details() or "no details"
-    return triton_error(
-        error.code().name, text, model=model, address=server.address, encrypted=server.encrypted
-    )
