@@ -73,11 +73,11 @@ def test_tensorrt_comes_first_with_the_native_names():
     )
     assert made.names == ALL
     assert dict(made.providers[0][1]) == {
-        "trt_fp16_enable": "1",
+        "trt_fp16_enable": "True",
         "trt_max_workspace_size": "1073741824",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": "/var/cache/trt",
-        "trt_int8_use_native_calibration_table": "0",
+        "trt_int8_use_native_calibration_table": "False",
         "trt_profile_max_shapes": "x:64x8",
         "device_id": "1",
     }
@@ -94,7 +94,7 @@ def test_tensorrt_comes_first_with_the_native_names():
 )
 def test_precision_modes(mode, switch):
     made = dict(plan(accelerator("tensorrt", precision_mode=mode)).providers[0][1])
-    assert made == ({"device_id": "0"} | ({switch: "1"} if switch else {}))
+    assert made == ({"device_id": "0"} | ({switch: "True"} if switch else {}))
 
 
 def test_memory_limit_and_the_numbers_of_the_native_backend():

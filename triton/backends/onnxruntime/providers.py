@@ -22,6 +22,30 @@ _TENSORRT_NAMES = {
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
+# ONNX Runtime's Python binding takes words for these, and no numbers
+# (onnxruntime_pybind_state.cc); where it does not like one, it does without TensorRT.
+_TENSORRT_SWITCHES = {
+    "trt_bf16_enable",
+    "trt_build_heuristics_enable",
+    "trt_context_memory_sharing_enable",
+    "trt_cuda_graph_enable",
+    "trt_detailed_build_log",
+    "trt_dla_enable",
+    "trt_dump_ep_context_model",
+    "trt_dump_subgraphs",
+    "trt_engine_cache_enable",
+    "trt_engine_decryption_enable",
+    "trt_engine_hw_compatible",
+    "trt_force_sequential_engine_build",
+    "trt_force_timing_cache",
+    "trt_fp16_enable",
+    "trt_int8_enable",
+    "trt_int8_use_native_calibration_table",
+    "trt_layer_norm_fp32_fallback",
+    "trt_sparsity_enable",
+    "trt_timing_cache_enable",
+    "trt_weight_stripped_engine_enable",
+}
 _PRECISIONS = {
     "FP32": None,
     "FP16": "trt_fp16_enable",
@@ -103,7 +127,7 @@ def plan(config: Mapping[str, Any], kind: str, device_id: int) -> Plan:
     graphs = cuda.get("enable_cuda_graph") == "1"
     if "tensorrt" in accelerators:
         tensorrt = _tensorrt(accelerators["tensorrt"])
-        graphs = graphs or tensorrt.get("trt_cuda_graph_enable") == "1"
+        graphs = graphs or tensorrt.get("trt_cuda_graph_enable") == "True"
         providers.append((TENSORRT, tensorrt | device))
     providers += [(CUDA, cuda), (CPU, {})]
     asked = "on" if binding == "auto" else binding
@@ -231,19 +255,22 @@ def _tensorrt(given: Mapping[str, str]) -> dict[str, str]:
         if name == "precision_mode":
             switch = _PRECISIONS[_one_of(name, value, _PRECISIONS)]
             if switch is not None:
-                options[switch] = "1"
+                options[switch] = "True"
         elif name in _TENSORRT_NAMES or name.startswith("trt_"):
-            options[_TENSORRT_NAMES.get(name, name)] = _plain(name, value)
+            option = _TENSORRT_NAMES.get(name, name)
+            options[option] = _tensorrt_value(option, name, value)
         else:
             raise ConfigError(f"the accelerator tensorrt has no parameter {name!r}")
     return options
 
 
-def _plain(name: str, value: str) -> str:
+def _tensorrt_value(option: str, name: str, value: str) -> str:
     """As it is, but for words for yes and no, and sizes."""
     if name == "max_workspace_size_bytes":
         return str(_whole(name, value))
-    return _BOOLEANS.get(value.lower(), value)
+    if option in _TENSORRT_SWITCHES:
+        return "True" if _boolean(name, value) == "1" else "False"
+    return value
 
 
 def _session(config: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
