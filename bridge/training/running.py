@@ -15,7 +15,13 @@ from taskiq.depends.progress_tracker import TaskProgress, TaskState
 from bridge.background import end
 from bridge.courtesy import until_busy
 from bridge.deliveries import Turn as Try
-from bridge.errors import LeaseLostError, TaskCancelledError, TaskExpiredError
+from bridge.errors import (
+    BridgeError,
+    LeaseLostError,
+    TaskCancelledError,
+    TaskExpiredError,
+    TritonUnavailableError,
+)
 from bridge.intake import Intake
 from bridge.jobs import Jobs
 from bridge.observer import Slice
@@ -23,11 +29,12 @@ from bridge.results import RedisResults
 from bridge.training.golive import PointOfNoReturn
 from bridge.training.group import Group
 from bridge.training.lease import Lease, Orders
-from bridge.training.run import Training, Turn
+from bridge.training.run import GOES_ON, Training, Turn
 from bridge.training.starting import Spare
 
 log = logging.getLogger(__name__)
 
+_NOT_OVER = (LeaseLostError, TritonUnavailableError)  # it goes on elsewhere, or later
 _PUBLISHING_S = 1.0  # between looks at whether a late training is still being published
 
 
@@ -107,6 +114,11 @@ class Running:
             how = unfinished if result is None else "finished"
         except TaskCancelledError:
             how = "cancelled"
+            raise
+        except BridgeError as error:
+            again = isinstance(error, GOES_ON) and training.goes_on_after(error)
+            if again or isinstance(error, _NOT_OVER):
+                how = "continued"
             raise
         finally:
             self._intake.observer.slice_ended(training.request.model_id, how)
