@@ -215,13 +215,11 @@ class Jobs:
         await self._run(FORGET, keys, task_id, condition)
 
     async def pause(self, task_id: str) -> None:
-        """Have a task stop at its next checkpoint, and wait."""
+        """Have a task stop at its next checkpoint, and wait; or not begin, if nobody has it yet."""
         job = keys_of(task_id)[0]
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(job, "want", "pause")
-            pipe.hsetnx(job, "state", "queued")  # of whom nobody has heard yet
             pipe.expire(job, self._keep_s)
-            pipe.sadd(self._all, task_id)
             await pipe.execute()
         await tell(self._redis, CONTROL, task_id)
 

@@ -73,6 +73,8 @@ async def test_of_several_messages_one_counts(jobs, task):
 
 async def test_pausing_and_resuming(jobs, task):
     await jobs.pause(task)  # before anybody has heard of it
+    assert await jobs.find(task) is None  # nor is heard of it, as it may be a slip of the hand
+    assert await jobs.all() == []
     assert (await jobs.claim(task, ask())).answer == "paused"
     job = await jobs.find(task)
     assert (job.state, job.pausing) == ("paused", True)

@@ -17,6 +17,7 @@ from bridge.settings import load_settings
 
 _CANCELLED, _ENDED = "cancelled", "has ended already"
 _TOO_LATE = "too late: it is being published"
+_UNKNOWN = "no training of this id is known"
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...")]
 
@@ -60,20 +61,18 @@ def cancel(
     Example: `mlbridge cancel 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
     became = asyncio.run(_cancel(task_ids, now=now))
-    _tell(
-        {task_id: word == _CANCELLED for task_id, word in became.items()},
-        _CANCELLED,
-        as_json=as_json,
-        otherwise=became,
-    )
+    _tell(became, _CANCELLED, as_json=as_json)
 
 
 def pause(task_ids: TaskIds, *, as_json: Json = False) -> None:
     """Pause trainings: they stop at their next checkpoint, and others have their worker.
 
+    Exit code 1 if not one could be paused.
+
     Example: `mlbridge pause 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    _tell(asyncio.run(_with_client(BridgeClient.pause, task_ids)), "pausing", as_json=as_json)
+    became = asyncio.run(_with_client(BridgeClient.pause, task_ids, "pausing"))
+    _tell(became, "pausing", as_json=as_json)
 
 
 def resume(task_ids: TaskIds, *, as_json: Json = False) -> None:
@@ -81,24 +80,29 @@ def resume(task_ids: TaskIds, *, as_json: Json = False) -> None:
 
     Example: `mlbridge resume 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    _tell(asyncio.run(_with_client(BridgeClient.resume, task_ids)), "resumed", as_json=as_json)
+    became = asyncio.run(_with_client(BridgeClient.resume, task_ids, "resumed"))
+    _tell(became, "resumed", as_json=as_json)
 
 
 async def _with_client(
-    ask: Callable[[BridgeClient, str], Awaitable[bool]], task_ids: list[str]
-) -> dict[str, bool]:
+    ask: Callable[[BridgeClient, str], Awaitable[bool]], task_ids: list[str], word: str
+) -> dict[str, str]:
     async with BridgeClient() as client:
-        return {task_id: await ask(client, task_id) for task_id in task_ids}
+        became = {}
+        for task_id in task_ids:
+            if not await ask(client, task_id):
+                became[task_id] = _ENDED
+            else:
+                became[task_id] = word if await client.job(task_id) else _UNKNOWN
+        return became
 
 
-def _tell(
-    done: dict[str, bool], word: str, *, as_json: bool, otherwise: Mapping[str, str] | None = None
-) -> None:
-    """Print of each task whether it is done, and what it is otherwise."""
+def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
+    """Print what became of each task; `word` is what was asked for."""
     if as_json:
-        print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
+        print_json([{"task_id": task_id, word: so == word} for task_id, so in became.items()])
     else:
-        for task_id, so in done.items():
-            console.print(f"{task_id}: {word if so else (otherwise or {}).get(task_id, _ENDED)}")
-    if not any(done.values()):
+        for task_id, so in became.items():
+            console.print(f"{task_id}: {so}")
+    if word not in became.values():
         raise typer.Exit(1)

@@ -53,6 +53,11 @@ def test_pause_resume_cancel_and_read_the_log(stack):
     late = stack.run("pause", task_id)
     assert late.stdout == f"{task_id}: has ended already\n"
     assert late.returncode == 1
+    for command in ("pause", "resume"):
+        mistyped = stack.run(command, "nobody")
+        assert mistyped.stdout == "nobody: no training of this id is known\n"
+        assert mistyped.returncode == 1
+    assert "nobody" not in stack.run("status", "--json").stdout
     nobody = stack.run("logs", "nobody")
     assert nobody.returncode == 1
     assert "there is no log of task nobody" in nobody.stderr
