@@ -62,6 +62,10 @@ async def _missing(triton: TritonClient, root: Path, probe: str | None) -> str |
             await asyncio.sleep(_BETWEEN_S)
             known = {model.name for model in await bounded(triton.index())}
     except RestrictedError:
+        if not repository.models():
+            raise RestrictedError(
+                f"{root} holds no model, and only with TRITON_ADMIN_KEY can more be asked"
+            ) from None
         for each in await bounded(triton.statistics()):
             if not (root / each.name / each.version).is_dir():
                 return f"serves {each.name} version {each.version}, which does not lie here"

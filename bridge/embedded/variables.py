@@ -1,6 +1,7 @@
 """Settings as variables, for a process that is to have them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -26,4 +27,6 @@ def _as_variable(value: Any) -> str:
         return value.get_secret_value()
     if isinstance(value, dict):
         return json.dumps(value)
+    if isinstance(value, Path):  # who gets it works in another folder
+        return str(value.absolute())
     return str(value).lower() if isinstance(value, bool) else str(value)

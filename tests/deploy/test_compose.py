@@ -50,7 +50,8 @@ def test_it_follows_the_compose_specification(root):
 
 @pytest.mark.parametrize("service", [name for names in POOLS.values() for name in names])
 def test_workers_are_given_settings_that_there_are(compose, service):
-    assert set(compose["services"][service]["environment"]) - KNOWN == set()
+    given = set(compose["services"][service]["environment"])
+    assert all(name.startswith("OTEL_") for name in given - KNOWN)  # its SDK reads them itself
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -64,6 +65,19 @@ def test_every_setting_reaches_a_pool(compose, pool):
     assert missing == set(), "add them to docker-compose.yml"
     for name in POOLS[pool]:
         assert set(services[name]["environment"]) == environments[pool]
+
+
+def test_the_docs_name_services_that_there_are(root, compose):
+    """Where they have somebody ask Docker for one."""
+    verbs = r"docker compose (?:ps|logs|exec|restart|run|up -d)(?: -T| --rm| --tail \d+| -v \S+)*"
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(rf"{verbs} ([a-z][a-z-]*)", page.read_text().replace("\n", " "))
+    }
+    assert len(named) > 10
+    assert {each for each in named if each[1] not in compose["services"]} == set()
 
 
 def test_the_admin_key_is_for_triton_and_training_alone(compose):

@@ -11,6 +11,13 @@ from pydantic import SecretStr
 from bridge.settings import Settings
 
 OF_COMPOSE = {"COMPOSE_PROFILES", "BIND_ADDRESS", "TORCH_INDEX_URL"}
+OF_THE_SDK = {
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+}
+"""What OpenTelemetry reads by itself."""
 SECRETS = {
     "RABBITMQ_PASSWORD",
     "REDIS_PASSWORD",
@@ -39,7 +46,7 @@ def shown(default):
 
 def test_every_variable_is_there_and_no_other(example):
     settings = {name.upper() for name in Settings.model_fields}
-    wanted = settings | OF_COMPOSE | set(OF_THE_STACK)
+    wanted = settings | OF_COMPOSE | OF_THE_SDK | set(OF_THE_STACK)
     assert wanted - set(example) == set(), "add them to .env.example"
     assert set(example) - wanted == set(), "they mean nothing any more"
 
