@@ -91,7 +91,8 @@ class Cancellations:
         self._listening: asyncio.Task[None] | None = None
 
     def __contains__(self, task_id: object) -> bool:
-        return task_id in self._ids
+        at = self._ids.get(task_id) if isinstance(task_id, str) else None
+        return at is not None and at > time.time() - self._keep_s
 
     def start(self) -> None:
         """Begin to listen, in the background."""
@@ -115,9 +116,11 @@ class Cancellations:
         self._heard(message.removesuffix(_NOW), time.time(), now=message.endswith(_NOW))
 
     def _heard(self, task_id: str, at: float, *, now: bool = False) -> None:
-        if task_id in self._ids and not now:
+        if task_id in self and not now:
             return
-        self._ids.setdefault(task_id, at)
+        if task_id not in self:
+            self._ids.pop(task_id, None)  # of another time; to the end with it
+            self._ids[task_id] = at
         for listener in self.listeners:
             listener(task_id, now)
         while self._ids:  # the oldest come first

@@ -4,11 +4,22 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from taskiq import TaskiqMessage
 
 from bridge.errors import BridgeError
+
+
+class Count(Enum):
+    """What a try that is not the last one is counted as, beside being a try."""
+
+    TRIES = "tries"
+    CRASHES = "crashes"
+    """It was there when its model's process died."""
+    WAITS = "waits"
+    """Its model was away, or it was others' turn."""
 
 
 @dataclass(slots=True)  # not frozen: one or more are made for each message
@@ -19,6 +30,8 @@ class Turn:
     """Which one it is."""
     crashes: int = 0
     """How many of those before it were there when their model's process died."""
+    waits: int = 0
+    """How many of those before it found their model away, or others' turn."""
     deadline: float = math.inf
     """Unix time after which nobody wants the result."""
 
@@ -84,12 +97,17 @@ class Delivery(Protocol):
         """How many tries before this one were there when their model's process died."""
         ...
 
-    async def retry(self, wait_s: float, *, crashed: bool) -> None:
+    @property
+    def waits(self) -> int:
+        """How many tries before this one found their model away, or others' turn."""
+        ...
+
+    async def retry(self, wait_s: float, *, counting: Count) -> None:
         """Let it come back as the next attempt after so many seconds; then it is dealt with.
 
         Args:
             wait_s: until then.
-            crashed: this try was there when its model's process died.
+            counting: what this try was.
         """
         ...
 

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
+from taskiq.exceptions import NoResultError
 from taskiq.utils import maybe_awaitable
 
 from bridge.deliveries import Delivery, Dropped, Later, Shortcut, Turn
 from bridge.errors import (
-    BackendCrashedError,
     BridgeError,
     Fate,
     InferenceTimeoutError,
@@ -34,19 +34,18 @@ from bridge.errors import (
     UnknownTaskError,
     outcome_of,
 )
-from bridge.labels import deadline_of, retries_of, waited_of
+from bridge.labels import waited_of
 from bridge.log_lines import TASK_ID
 from bridge.messages import encode_result, read_labels
 from bridge.observer import SILENT, Observer
 from bridge.results import REPLY_TO, RedisResults
-from bridge.retries import Retries
 from bridge.settings import Settings
+from bridge.turns import EXPIRED, Turns, counting, turn_of
 
 logger = logging.getLogger("bridge.intake")
 
 _AGAIN_S = 1.0
 _CLOCKS_S = 0.1  # a timer, which has another clock, may go off a little before the deadline
-_EXPIRED = "the task's deadline passed before it ended"
 
 
 class Intake:
@@ -71,10 +70,7 @@ class Intake:
         self._broker = broker
         self._results = results
         self._settings = settings
-        self._retries = Retries(
-            first_s=settings.bridge_retry_first_s,
-            longest_s=settings.bridge_retry_longest_s,
-        )
+        self._turns = Turns(settings)
         self._running: set[asyncio.Task[Any]] = set()
         self._stoppable: dict[str, asyncio.Task[Any]] = {}
 
@@ -173,7 +169,7 @@ class Intake:
                 await self._end(message, error)
                 await delivery.ack()
                 return True
-            turn = Turn(delivery.attempt, delivery.crashes, time.time())
+            turn = turn_of(delivery, time.time())
         except PoisonousMessageError as error:
             await self._give_up(message, delivery, error)
             return True
@@ -199,27 +195,10 @@ class Intake:
         return True
 
     def _turn(self, message: TaskiqMessage, delivery: Delivery) -> Turn:
-        """What this try may take.
-
-        Raises:
-            TaskCancelledError, TaskExpiredError, PoisonousMessageError: nothing any more.
-            InvalidLabelError: a label says nonsense about it.
-        """
+        """What this try may take; raises as `Turns.next`, and TaskCancelledError."""
         if message.task_id in self.cancelled:
             raise TaskCancelledError("the task was cancelled before it ended")
-        if delivery.deliveries > self._settings.bridge_delivery_limit:
-            raise PoisonousMessageError(
-                f"the message was delivered {delivery.deliveries} times, and no worker came to an "
-                "end with it; it lies in the dead-letter queue"
-            )
-        deadline = deadline_of(message.labels)
-        if deadline is None and self._settings.bridge_deadline_s is not None:
-            deadline = (delivery.sent_at or time.time()) + self._settings.bridge_deadline_s
-        if deadline is None:
-            return Turn(delivery.attempt, delivery.crashes)
-        if deadline <= time.time():
-            raise TaskExpiredError(_EXPIRED)
-        return Turn(delivery.attempt, delivery.crashes, deadline)
+        return self._turns.next(message, delivery)
 
     async def _may_end(self, message: TaskiqMessage, error: BridgeError) -> bool:
         asked = self.expiring.get(message.task_name)
@@ -236,28 +215,41 @@ class Intake:
         if isinstance(value, Later | Dropped):
             await self._go_on(value, delivery)
             return
+        again = isinstance(error, BridgeError) and await self._again(message, error, turn, delivery)
         result = _result(message, value, error, time.perf_counter() - started)
         if self._broker.middlewares:
-            if error is not None:
+            if error is not None and not again:  # taskiq's own retries would make another message
                 await self._tell("on_error", message, result, error)
             await self._tell("post_execute", message, result)
-        if isinstance(error, BridgeError):
-            if error.fate is Fate.HAND_BACK:
-                logger.info("handed back task %s: %s", message.task_id, error)
-                await delivery.hand_back()
-                return
-            wait_s = self._wait_s(message, error, turn)
-            if wait_s is not None:
-                logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
-                crashed = isinstance(error, BackendCrashedError)
-                await delivery.retry(wait_s, crashed=crashed)
-                self.observer.retried(message, error)
-                return
+        if again:
+            return
+        if isinstance(result.error, NoResultError):  # a middleware has sent the task again
+            await delivery.ack()
+            return
         await self._save(message, result)
         if self._broker.middlewares:
             await self._tell("post_save", message, result)
         await delivery.ack()
         self.observer.ended(message, value, outcome_of(error), time.perf_counter() - started)
+
+    async def _again(
+        self, message: TaskiqMessage, error: BridgeError, turn: Turn, delivery: Delivery
+    ) -> bool:
+        """Let a task come back, if what it met may pass; False: this is its end."""
+        if error.fate is Fate.HAND_BACK:
+            logger.info("handed back task %s: %s", message.task_id, error)
+            if self._turns.nearly_too_many(delivery):
+                await delivery.later(_AGAIN_S)
+            else:
+                await delivery.hand_back()
+            return True
+        wait_s = self._turns.wait_s(message, error, turn)
+        if wait_s is None:
+            return False
+        logger.info("task %s again in %.1f s: %s", message.task_id, wait_s, error)
+        await delivery.retry(wait_s, counting=counting(error))
+        self.observer.retried(message, error)
+        return True
 
     async def _go_on(self, value: Later | Dropped, delivery: Delivery) -> None:
         """A slice has ended, or could not begin; the task goes on with another message."""
@@ -286,7 +278,7 @@ class Intake:
             task.uncancel()
             return None, TaskCancelledError("the task was cancelled while it ran")
         except InferenceTimeoutError as error:
-            return None, TaskExpiredError(_EXPIRED) if turn.left_s < _CLOCKS_S else error
+            return None, TaskExpiredError(EXPIRED) if turn.left_s < _CLOCKS_S else error
         except BridgeError as error:
             logger.info("task %s (%s): %s", message.task_id, message.task_name, error)
             return None, error
@@ -295,15 +287,6 @@ class Intake:
             return None, error
         finally:
             self._stoppable.pop(message.task_id, None)
-
-    def _wait_s(self, message: TaskiqMessage, error: BridgeError, turn: Turn) -> float | None:
-        try:
-            most = retries_of(message.labels, self._settings.bridge_max_retries)
-        except InvalidLabelError:
-            most = 0
-        crashed = isinstance(error, BackendCrashedError)
-        tries = turn.crashes + 1 if crashed else turn.attempt
-        return self._retries.wait_s(error, tries, turn.left_s, most=most)
 
     async def _end(self, message: TaskiqMessage, error: Exception) -> None:
         """Record the end of a task that does not run any more."""

@@ -1,8 +1,10 @@
 """Cancelling: a record, and word of it to the workers; both or, if Redis is lost between, later."""
 
+import asyncio
+import time
 import uuid
 
-from bridge.cancellations import cancel, cancelled_record
+from bridge.cancellations import Cancellations, cancel, cancelled_record
 
 
 async def heard(redis, task_id):
@@ -25,3 +27,20 @@ async def test_what_has_ended_is_not_cancelled(redis):
     assert not await cancel(redis, task_id, 60, now=True)
     assert not await heard(redis, task_id)
     assert await redis.get(task_id) == b"another end"
+
+
+async def test_an_id_may_be_used_again_when_its_cancellation_is_of_long_ago(redis):
+    task_id, keep_s = uuid.uuid4().hex, 2
+    await redis.delete("bridge:cancelled")
+    known = Cancellations(redis, keep_s)
+    known.start()
+    for _ in range(2):
+        assert await cancel(redis, task_id, keep_s)
+        began = time.monotonic()
+        async with asyncio.timeout(10):
+            while task_id not in known:
+                await asyncio.sleep(0.02)
+            while task_id in known:
+                await asyncio.sleep(0.02)
+        assert time.monotonic() - began > keep_s / 2
+    await known.close()

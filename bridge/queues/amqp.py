@@ -6,10 +6,11 @@ from typing import Protocol
 
 from aiormq.abc import DeliveredMessage
 
+from bridge.deliveries import Count
 from bridge.errors import BridgeError
 from bridge.queues.acks import Acknowledger
 from bridge.queues.headers import header_of
-from bridge.queues.tiers import ATTEMPTS, CRASHES
+from bridge.queues.tiers import ATTEMPTS, CRASHES, WAITS
 
 _MOST = 2**31  # a count above that is none
 
@@ -71,9 +72,18 @@ class AmqpDelivery:
         """As our own header counts."""
         return counted(self._message, CRASHES)
 
-    async def retry(self, wait_s: float, *, crashed: bool) -> None:
+    @property
+    def waits(self) -> int:
+        """As our own header counts."""
+        return counted(self._message, WAITS)
+
+    async def retry(self, wait_s: float, *, counting: Count) -> None:
         """Publish a copy to a delay queue, wait for its confirmation, acknowledge."""
-        counts = {ATTEMPTS: self.attempt + 1, CRASHES: self.crashes + crashed}
+        counts = {
+            ATTEMPTS: self.attempt + 1,
+            CRASHES: self.crashes + (counting is Count.CRASHES),
+            WAITS: self.waits + (counting is Count.WAITS),
+        }
         await self._publisher.delay(self._message, wait_s, counts)
         await self.ack()
 

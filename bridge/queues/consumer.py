@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractRobustChannel
 from aiormq.abc import DeliveredMessage
 from taskiq_aio_pika.queue import Queue
 
@@ -33,7 +33,7 @@ class Consumer:
 
     def __init__(
         self,
-        channel: AbstractChannel,
+        channel: AbstractRobustChannel,
         queue: Queue,
         *,
         prefetch: Callable[[], int],
@@ -73,6 +73,7 @@ class Consumer:
         complained = 0.0
         while True:
             try:
+                await self._robust.restore()  # which nobody repeats where it failed; else nothing
                 await self._look(await self._robust.get_underlay_channel())
             except Exception as error:
                 if not is_lost(error):

@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import aio_pika
 import aiormq.exceptions
+from aio_pika.abc import AbstractRobustChannel
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
@@ -24,7 +25,7 @@ from bridge.background import end
 from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
-from bridge.labels import delay_of
+from bridge.labels import DELAY, delay_of
 from bridge.queues.acks import Acknowledger
 from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
@@ -98,6 +99,7 @@ class RabbitMQBroker(AioPikaBroker):
         message = message.model_copy(update={"labels": copied(message.labels)})
         delay_s = delay_of(message.labels)
         begin_at = time.time() + delay_s if delay_s else None
+        message.labels.pop(DELAY, None)  # ours to see to; of none at all taskiq makes an error
         deadline = time.monotonic() + _PUBLISH_S
         pause_s = 0.1
         while True:
@@ -158,7 +160,7 @@ class RabbitMQBroker(AioPikaBroker):
         Yields:
             Messages of tasks that have no shortcut.
         """
-        if self.read_channel is None:
+        if not isinstance(self.read_channel, AbstractRobustChannel):
             raise QueueError("start the broker before listening")
         self.intake.start()
         consumer = self._consumer = Consumer(
@@ -257,8 +259,12 @@ class RabbitMQBroker(AioPikaBroker):
         await self._tiers.publish(self.write_conn, exchange, message, wait_s=wait_s, counts=counts)
 
     async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
-        """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue."""
-        if self.write_channel is None:
+        """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue.
+
+        Raises:
+            DeliveryError: RabbitMQ does not take it.
+        """
+        if self.write_conn is None or self.write_channel is None:
             raise QueueError("start the broker before dead-lettering")
         properties = message.header.properties
         delivered_before = counted(message, "x-delivery-count") if message.redelivered else 0
@@ -269,16 +275,20 @@ class RabbitMQBroker(AioPikaBroker):
             "x-bridge-time": datetime.now(UTC),
             ATTEMPTS: max(1, counted(message, ATTEMPTS)) + delivered_before,
         }
-        await self.write_channel.default_exchange.publish(
-            aio_pika.Message(
-                message.body,
-                headers=copied(properties.headers or {}) | ours,
-                content_type=properties.content_type,
-                content_encoding=properties.content_encoding,
-                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            ),
-            routing_key=self._dead_letter_queue.name,
+        letter = aio_pika.Message(
+            message.body,
+            headers=copied(properties.headers or {}) | ours,
+            content_type=properties.content_type,
+            content_encoding=properties.content_encoding,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
+        publish, name = self.write_channel.default_exchange.publish, self._dead_letter_queue.name
+        try:
+            await publish(letter, routing_key=name)
+        except aiormq.exceptions.DeliveryError:  # somebody deleted it
+            async with self.write_conn.channel() as channel:
+                await self._declare_queues(channel)
+            await publish(letter, routing_key=name)
 
     async def startup(self) -> None:
         """Connect, and declare what is not there.
@@ -289,8 +299,15 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await self._find()
             await super().startup()
+            await self._mind_returns()
         except (OSError, aiormq.exceptions.AMQPError, BaseAioPikaBrokerError) as error:
             raise rabbitmq_trouble(error, self._where) from None
+
+    async def _mind_returns(self) -> None:
+        """Make it an error that no queue takes a message, which taskiq's channel passes over."""
+        channel: Any = self.write_channel  # its types leave it out
+        channel.on_return_raises = True  # for those that follow when this one is closed
+        (await channel.get_underlay_channel()).on_return_raises = True
 
     async def _find(self) -> None:
         """Leave alone what exists otherwise than we would declare it."""

@@ -13,7 +13,7 @@ from taskiq_redis import RedisStreamBroker
 
 from bridge.background import end
 from bridge.channels import REDIS_LOST
-from bridge.deliveries import Appetite
+from bridge.deliveries import Appetite, Count
 from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
 from bridge.queues.depths import ready_entries
@@ -23,7 +23,6 @@ from bridge.settings import Settings
 
 logger = logging.getLogger("bridge.queues")
 
-_WEEK_MS = 7 * 24 * 3_600_000
 _LOOK_EVERY_S = 0.1
 _LATER_S = 1.0
 _AGAIN_S = 1.0
@@ -44,7 +43,8 @@ class _StreamDelivery:
         self.deliveries = claimed or 1
         self.redelivered = claimed > 0
         self.attempt = 1
-        self.crashes = 0
+        self.crashes = self.waits = 0
+        self.again_in_s: float | None = None
         added_ms = int(entry.partition(b"-")[0])
         self.sent_at = added_ms / 1000 if added_ms > _ODD_MS else None
         self._broker = broker
@@ -53,12 +53,12 @@ class _StreamDelivery:
         """Acknowledge and delete the entry."""
         await self._broker.acknowledge(self.entry)
 
-    async def retry(self, wait_s: float, *, crashed: bool) -> None:
-        """Wait here, the entry in hand: a stream has no delays. A crash begins at 1 again."""
-        await asyncio.sleep(wait_s)
+    async def retry(self, wait_s: float, *, counting: Count) -> None:
+        """Have it wait here, in hand: a stream has no delays. A crash begins at 1 again."""
         self.attempt += 1
-        self.crashes += crashed
-        await self._broker.intake.take(self)
+        self.crashes += counting is Count.CRASHES
+        self.waits += counting is Count.WAITS
+        self.again_in_s = wait_s
 
     async def later(self, wait_s: float) -> None:
         """Go to the end of the stream after a second at most: others must not wait behind it."""
@@ -92,9 +92,7 @@ class StreamBroker(RedisStreamBroker):
             consumer_id="0",
             xread_block=500,  # milliseconds; also how long a stop may wait
             xread_count=min(prefetch, _AT_ONCE),
-            # A crashed worker's entries go to another after so long. One entry at a time means
-            # training, whose lease tells sooner.
-            idle_timeout=60_000 if prefetch > 1 else _WEEK_MS,
+            idle_timeout=60_000,  # a crashed worker's entries go to another after so long
         )
         self.result_backend = self.results = results
         self.formatter = WatchingFormatter(
@@ -119,7 +117,12 @@ class StreamBroker(RedisStreamBroker):
 
         async def deal(delivery: _StreamDelivery) -> None:
             try:
-                if await self.intake.take(delivery):
+                dealt = await self.intake.take(delivery)
+                while delivery.again_in_s is not None:
+                    wait_s, delivery.again_in_s = delivery.again_in_s, None
+                    await asyncio.sleep(wait_s)
+                    dealt = await self.intake.take(delivery)
+                if dealt:
                     self._in_hand.discard(delivery.entry)
                 else:
                     self._with_taskiq.add(delivery.entry)
@@ -128,10 +131,12 @@ class StreamBroker(RedisStreamBroker):
                 room.release()
 
         async def read() -> None:
-            async for delivery in self._deliveries():
+            deliveries = self._deliveries()
+            while True:
                 while self.appetite is not None and self.appetite() == 0:  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_EVERY_S)
-                await room.acquire()
+                await room.acquire()  # first: what is read is kept from others
+                delivery = await anext(deliveries)
                 task = asyncio.create_task(deal(delivery))
                 dealing.add(task)
                 task.add_done_callback(dealing.discard)
@@ -143,6 +148,7 @@ class StreamBroker(RedisStreamBroker):
         finally:
             await end(*working)
             await self.intake.drain()
+            await end(*dealing)  # those that wait for another try
             for entry in self._in_hand - self._with_taskiq:
                 await self.hand_back(entry)
 

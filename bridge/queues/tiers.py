@@ -6,14 +6,16 @@ long, after which RabbitMQ moves them to the queue from which they came (`x-mess
 """
 
 import bisect
+import logging
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import DeliveryError
+from aiormq.exceptions import ChannelPreconditionFailed, DeliveryError
 from taskiq_aio_pika.queue import QueueType
 
 from bridge.errors import QueueError
@@ -25,6 +27,9 @@ ATTEMPTS = "x-bridge-attempts"
 CRASHES = "x-bridge-crashes"
 """Header: how many tries were there when their model's process died; 0 where it is missing."""
 
+WAITS = "x-bridge-waits"
+"""Header: how many tries found their model away, or others' turn; 0 where it is missing."""
+
 BEGIN_AT = "x-bridge-begin-at"
 """Header: Unix time in milliseconds (the client library writes floats with 24 bits) at which a
 delayed task is to begin. It waits in several tiers, one after the other, so that any delay can be
@@ -33,6 +38,8 @@ had; it is late by less than a second."""
 TIERS_S = (1, 2, 4, 8, 16, 32, 64)
 """The delays there are, in seconds. Waits between them are rounded up."""
 
+
+logger = logging.getLogger("bridge.queues")
 
 _CLOCKS_S = 0.05  # a timer, which has another clock, may go off a little before
 
@@ -98,7 +105,10 @@ class Tiers:
             QueueError: RabbitMQ does not take it.
         """
         tier = TIERS_S[min(bisect.bisect_left(TIERS_S, wait_s), len(TIERS_S) - 1)]
-        await self._put(connection, exchange, copy_of(message, counts), tier)
+        copy = copy_of(message, counts)
+        # From which a deadline is counted: it must not begin anew with each try.
+        copy.timestamp = copy.timestamp or datetime.now(UTC)
+        await self._put(connection, exchange, copy, tier)
 
     async def hold(
         self,
@@ -146,12 +156,15 @@ class Tiers:
 
     async def _declare(self, connection: AbstractConnection, tier: int) -> None:
         # On a channel of its own: one that is refused closes its channel.
-        async with connection.channel() as channel:
-            await channel.declare_queue(
-                self._name(tier),
-                durable=True,
-                arguments={**self._arguments, "x-message-ttl": tier * 1000},
-            )
+        try:
+            async with connection.channel() as channel:
+                await channel.declare_queue(
+                    self._name(tier),
+                    durable=True,
+                    arguments={**self._arguments, "x-message-ttl": tier * 1000},
+                )
+        except ChannelPreconditionFailed as refusal:  # of another time, with another queue type
+            logger.warning("%s is used as it is: %s", self._name(tier), refusal)
         self._declared.add(tier)
 
     def _name(self, tier: int) -> str:

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from bridge.errors import Outcome, TritonUnavailableError
+from bridge.errors import ModelUnavailableError, Outcome, TritonUnavailableError
 from bridge.queues import build_broker
 
 IDLE_MS = 600
@@ -181,3 +181,44 @@ async def test_a_deadline_of_the_workers_counts_from_when_it_was_added(redis, ow
         await until_ended(redis, stream, task_id)
         error = (await broker.results.get_result(task_id)).error
     assert error.outcome is Outcome.EXPIRED
+
+
+async def test_who_has_one_in_hand_leaves_the_next_to_others(redis, own, stream):
+    own = own.model_copy(update={"bridge_prefetch": 1})
+    begun, runs = asyncio.Event(), []
+
+    async def hang(message, turn):
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+
+    own = own.model_copy(update={"bridge_drain_timeout_s": 0.2})
+    await add(redis, stream)
+    async with listening(own, hang):
+        await asyncio.wait_for(begun.wait(), WAIT_S)
+        second = await add(redis, stream)
+        await asyncio.sleep(1.5)  # he looks for more every half a second
+        async with listening(own, run) as broker:
+            broker.idle_timeout = 3_600_000
+            async with asyncio.timeout(WAIT_S):
+                while second not in runs:
+                    await asyncio.sleep(0.05)
+
+
+async def test_hundreds_of_tries_are_no_deeper_than_one(redis, own, stream):
+    soon = {"bridge_retry_first_s": 0.0001, "bridge_retry_longest_s": 0.0001}
+    own = own.model_copy(update={**soon, "bridge_max_retries": 6})
+    tries = []
+
+    async def run(message, turn):
+        tries.append(turn.attempt)
+        if turn.attempt < 300:
+            raise ModelUnavailableError("away")
+
+    async with listening(own, run) as broker:
+        task_id = await add(redis, stream)
+        await until_ended(redis, stream, task_id)
+        assert (await broker.results.get_result(task_id)).error is None
+    assert tries == list(range(1, 301))
