@@ -92,7 +92,7 @@ class TritonChannel:
         method: Callable[..., Any],
         request: Any,
         name: str = "",
-        timeout_s: float = _QUICK_S,
+        timeout_s: float | None = None,
     ) -> Any:
         """Ask it, with the admin key.
 
@@ -100,12 +100,13 @@ class TritonChannel:
             method: of the stub.
             request: what that takes.
             name: of the model that it is about, for errors.
-            timeout_s: after which it is given up.
+            timeout_s: after which it is given up; None: soon.
 
         Raises:
             TritonError: it could not be asked, or refused.
         """
-        return await self.told(method(request, timeout=timeout_s, metadata=self._admin), name)
+        asked = method(request, timeout=timeout_s or _QUICK_S, metadata=self._admin)
+        return await self.told(asked, name)
 
     async def load(self, name: str) -> None:
         """Load a model's newest version, or reload it.

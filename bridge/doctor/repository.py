@@ -62,9 +62,9 @@ async def _missing(triton: TritonClient, root: Path, probe: str | None) -> str |
             await asyncio.sleep(_BETWEEN_S)
             known = {model.name for model in await bounded(triton.index())}
     except RestrictedError:
-        if not repository.models():
+        if probe is None and not repository.models():  # as where inference workers run
             raise RestrictedError(
-                f"{root} holds no model, and only with TRITON_ADMIN_KEY can more be asked"
+                f"nothing lies in {root}, and only with TRITON_ADMIN_KEY can more be asked"
             ) from None
         for each in await bounded(triton.statistics()):
             if not (root / each.name / each.version).is_dir():

@@ -110,3 +110,8 @@ async def test_a_repository_that_is_missing_or_cannot_be_written(found, keyed, t
     codes = await found(keyed(MODEL_REPOSITORY="/proc"), "repository")  # not even by root
     assert "repository-not-writable" in codes
     assert "repository-elsewhere" in codes
+    beside = keyed(MODEL_REPOSITORY="/proc/sysvipc").model_copy(update={"triton_admin_key": None})
+    codes = await found(
+        beside, "repository"
+    )  # as where inference workers run: it is none of theirs
+    assert set(codes) == {"repository-not-writable", "not-checked"}

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bridge import errors, triton_client
+from bridge import errors, triton_channel, triton_client
 from bridge.embedded.triton import TritonServer
 from bridge.tensors import DTYPES, Tensor
 from bridge.triton_client import TritonClient
@@ -189,7 +189,7 @@ async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
 async def test_who_is_silent_about_a_model_is_away(client, triton, monkeypatch):
     """As behind a connection whose other end is gone: no fault of the task that asks."""
     await client.model_spec("double")
-    monkeypatch.setattr(triton_client, "_QUICK_S", 0.5)
+    monkeypatch.setattr(triton_channel, "_QUICK_S", 0.5)
     os.kill(triton.process.pid, signal.SIGSTOP)
     try:
         with pytest.raises(errors.TritonUnavailableError, match="is silent"):
