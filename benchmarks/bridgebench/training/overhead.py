@@ -27,7 +27,7 @@ _CLOCK = (
     "epoch. The whole is, by hand, from the start of the process to weights on the disk; of ours, "
     "from the call, through queue, export, proof and Triton, to a live model and its result. A "
     "training process that waits for the call (`BRIDGE_TRAINING_SPARE`) has loaded torch by then; "
-    "CPU seconds have what that took."
+    "what that took is in no figure but that of a further slice."
 )
 _HAND = (
     "The script by hand picks rows a batch at a time, as ours does, in the same order; torch's own "
