@@ -12,8 +12,10 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+
+from bridge.training.hindrances import working_in
 
 _SCRATCH = "mlbridge-training-"
 
@@ -24,38 +26,49 @@ def work_folder(root: Path, task_id: str) -> Iterator[Path]:
 
     What an earlier delivery of the same task left is removed first: its worker is dead, or is
     about to lose to this one. So is what any other worker left that was killed.
+
+    Raises:
+        CheckpointError: it cannot be made.
     """
     # Hashed, as a task's id can be any text that a producer likes.
     task = hashlib.sha256(task_id.encode()).hexdigest()[:20]
-    for leftover in root.glob(f"work-{task}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    root.mkdir(parents=True, exist_ok=True)
-    with _folder(root, "work-", f"{task}-") as folder:
+    with contextlib.ExitStack() as held:
+        with working_in(root, "BRIDGE_WORK_ROOT"):
+            for leftover in root.glob(f"work-{task}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            root.mkdir(parents=True, exist_ok=True)
+            folder = _make(root, "work-", f"{task}-", held)
         yield folder
 
 
-def scratch_folder() -> AbstractContextManager[Path]:
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
     """For what a process and its libraries put into the system's temporary folder, and leave there.
 
     Not in the work folder, whose path may be too long for the sockets that are made here.
+
+    Raises:
+        CheckpointError: it cannot be made.
     """
-    return _folder(Path(tempfile.gettempdir()), _SCRATCH)
+    with contextlib.ExitStack() as held:
+        with working_in("the system's folder for temporary files", "TMPDIR"):
+            folder = _make(Path(tempfile.gettempdir()), _SCRATCH, "", held)
+        yield folder
 
 
-@contextmanager
-def _folder(root: Path, kind: str, name: str = "") -> Iterator[Path]:
+def _make(root: Path, kind: str, name: str, held: contextlib.ExitStack) -> Path:
+    """A folder that goes with `held`."""
     for folder in root.glob(f"{kind}*"):
         with contextlib.suppress(OSError), _held(folder):  # BlockingIOError: its worker lives
             shutil.rmtree(folder, ignore_errors=True)
     folder = root / f"{kind}{name}{uuid.uuid4().hex[:8]}"
     hidden = root / f".{folder.name}"  # until it is held
     hidden.mkdir(mode=0o700)
-    with _held(hidden):
-        hidden.rename(folder)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    held.callback(shutil.rmtree, hidden, ignore_errors=True)  # where the next lines fail
+    held.enter_context(_held(hidden))
+    held.callback(shutil.rmtree, folder, ignore_errors=True)
+    hidden.rename(folder)
+    return folder
 
 
 @contextmanager

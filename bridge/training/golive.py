@@ -28,6 +28,7 @@ from bridge.errors import (
 from bridge.repository import Candidate, ModelRepository, Signature, withdraw
 from bridge.settings import Settings
 from bridge.tensors import Array, Tensor
+from bridge.training.hindrances import reading_repository
 from bridge.training.probe import load_probe
 from bridge.training.process import Outcome, Plan
 from bridge.training.request import TrainingRequest
@@ -90,23 +91,32 @@ class GoLive:
         self.timeout_s = settings.bridge_infer_timeout_s
 
     async def clean(self) -> None:
-        """Remove what crashed workers left, from the repository and from Triton."""
-        for name in self.repository.clean_candidates(_LEFTOVER_S):
+        """Remove what crashed workers left, from the repository and from Triton.
+
+        Raises:
+            RepositoryWriteError: the repository is away; so too from the next two.
+        """
+        with reading_repository(self.repository.root):
+            names = self.repository.clean_candidates(_LEFTOVER_S)
+        for name in names:
             await self._forget(name)
 
     def check(self, plan: Plan) -> None:
         """Refuse another signature before hours are spent on it."""
-        self.repository.check_signature(self.request.model_id, plan.signature)
+        with reading_repository(self.repository.root):
+            self.repository.check_signature(self.request.model_id, plan.signature)
 
     async def recorded(self) -> dict[str, Any] | None:
         """The result of an earlier delivery of this task, if it came as far as publishing."""
         model = self.request.model_id
-        version = self.repository.find_version_by_task(model, self.task_id)
-        if version is None:
-            return None
+        with reading_repository(self.repository.root):
+            version = self.repository.find_version_by_task(model, self.task_id)
+            if version is None:
+                return None
+            card = self.repository.card(model, version) or {}
+            newest = self.repository.versions(model)[-1]
         log.info("task %s has published %s version %d already", self.task_id, model, version)
-        card = self.repository.card(model, version) or {}
-        if version == self.repository.versions(model)[-1]:
+        if version == newest:
             # The earlier delivery may have died before Triton heard of the version.
             await self._serve(version)
         return self._result(version, card)

@@ -26,6 +26,7 @@ from bridge.errors import (
 from bridge.repository import Signature
 from bridge.training.failures import LESS_MEMORY
 from bridge.training.folders import scratch_folder
+from bridge.training.hindrances import starting_a_process, working_in
 from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.room import kernel_kills
@@ -136,8 +137,9 @@ async def train_in_process(  # noqa: PLR0913 - what, where, how much of it, who 
         None: it is not trained yet, and its last checkpoint says how far it is.
 
     Raises:
-        TrainingError: what the process reported; if it died, `TrainingCrashedError`, or
-            `TrainingMemoryError` if that was for its memory.
+        TrainingError: what the process reported; if it died, or could not be started,
+            `TrainingCrashedError`, or `TrainingMemoryError` if that was for its memory;
+            `CheckpointError`, if it has nowhere to work.
     """
     job = {
         "request": request.model_dump(mode="json"),
@@ -158,10 +160,12 @@ async def _train(
     job: dict[str, Any], folder: Path, piece: Piece, listeners: Listeners, spare: Spare
 ) -> Outcome | None:
     log_file = folder / LOG_FILE
-    log_file.touch()
+    with working_in(folder, "BRIDGE_WORK_ROOT"):
+        log_file.touch()
     kills = kernel_kills()
     variables = environment(piece.threads)
-    child = await spare.take(variables) or await start(variables, log_file)
+    with starting_a_process():
+        child = await spare.take(variables) or await start(variables, log_file)
     begun = asyncio.Event()
     sending = asyncio.create_task(_send(child.process, job, piece.stop, begun))
     limiting = asyncio.create_task(_limit(child.process.pid, piece.memory_bytes))

@@ -33,6 +33,7 @@ from bridge.training.checkpoints import Checkpoint, Checkpoints
 from bridge.training.folders import work_folder
 from bridge.training.golive import GoLive, PointOfNoReturn, Triton
 from bridge.training.group import Crew, Group
+from bridge.training.hindrances import reading_repository
 from bridge.training.places import open_checkpoint_store, open_work_root
 from bridge.training.process import (
     LOG_FILE,
@@ -176,12 +177,14 @@ class Training:
 
         Raises:
             InvalidTrainingRequestError: there is none that it can begin with.
+            RepositoryWriteError: nobody knows, as the repository is away.
         """
         asked = self.request.model
         if asked.from_model is None:
             return None
         root = self._settings.model_repository
-        return find_ancestor(root, asked.from_model, asked.from_version, asked.architecture)
+        with reading_repository(root):
+            return find_ancestor(root, asked.from_model, asked.from_version, asked.architecture)
 
     async def _train(
         self, turn: Turn, folder: Path, on_progress: Callable[[Progress], Awaitable[None]]
