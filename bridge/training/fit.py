@@ -20,7 +20,7 @@ from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.judging import judge
 from bridge.training.learner import Learner
 from bridge.training.losses import make_loss
-from bridge.training.slicer import Slicer, Slices
+from bridge.training.slicer import Slicer, Slices, Writer
 from bridge.training.streams import Inputs
 from bridge.training.watcher import Progress, Watcher
 
@@ -89,6 +89,7 @@ def _train(
         max_epochs=parameters.epochs,
         **_trainer_options(parameters),
         callbacks=[watcher, Slicer(slices)],
+        plugins=[Writer()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

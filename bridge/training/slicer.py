@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bridge.errors import CheckpointError
 from bridge.training.checkpoints import digest
@@ -62,6 +63,21 @@ class Slices:
 
 class SliceEnded(Exception):  # noqa: N818 - no error: the way out of Lightning's loops
     """The slice is over, and its last checkpoint is written."""
+
+
+class Writer(TorchCheckpointIO):
+    """Writes checkpoints where they shall lie, and nowhere else.
+
+    Lightning's own makes each in memory, then in the system's folder for temporary files, which may
+    be small, and moves it. Whether a file is whole is known here by reading it back.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """See `CheckpointIO`."""
+        del storage_options
+        torch.save(checkpoint, path)
 
 
 class Slicer(Callback):

@@ -1,5 +1,7 @@
 """Stopped anywhere and gone on with, a training ends with the very same weights."""
 
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,13 @@ def test_it_ends_with_the_same_weights_to_the_last_bit(examples, batch_size, tmp
         assert found == metrics, stops
         for name, value in weights.items():
             assert torch.equal(again[name], value), (stops, name)
+
+
+def test_checkpoints_need_no_room_for_temporary_files(examples, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    parameters = Hyperparameters(epochs=2, batch_size=8)
+    run(examples, parameters, tmp_path, [3])
+    assert {path.name for path in tmp_path.iterdir()} == {"step-3.ckpt", "finished.ckpt"}
 
 
 def test_a_trained_network_is_not_trained_again(examples, tmp_path):
