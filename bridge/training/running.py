@@ -70,6 +70,7 @@ class Running:
         self._shared_gpu, self._group, self._spare = shared_gpu, group, spare
         # With the task's id: one that was lost may still be ending when it begins here again.
         self._slices: list[tuple[str, Lease, Orders]] = []
+        self._stopping = False
 
     @property
     def slices(self) -> int:
@@ -82,7 +83,8 @@ class Running:
             orders.cancel(now=now)
 
     def stop(self) -> None:
-        """The worker stops: all slices end at a checkpoint."""
+        """The worker stops: all slices end at a checkpoint, those too that are about to begin."""
+        self._stopping = True
         for _, _, orders in self._slices:
             orders.stop.set()
 
@@ -142,6 +144,8 @@ class Running:
         )
         running = (task_id, lease, orders)
         self._slices.append(running)
+        if self._stopping:  # since it was claimed
+            orders.stop.set()
         working = asyncio.create_task(training.go_on(mine, self._saver(training)))
         watching = [asyncio.create_task(lease.keep(orders)), asyncio.create_task(orders.now.wait())]
         giving_way = asyncio.create_task(self._give_way(orders))

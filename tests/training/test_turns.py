@@ -56,3 +56,9 @@ async def test_both_are_there_at_the_same_time(running):
     with pytest.raises(TaskCancelledError):
         await second
     assert running.slices == 0
+
+
+async def test_one_that_begins_when_the_worker_stops_is_told(running):
+    running.stop()
+    async with asyncio.timeout(10):
+        assert await running.run(Slow(), lease(1, []), 1, Turn()) is None
