@@ -44,6 +44,13 @@ class Child:
         # Killed processes end at once; a cancellation meanwhile must not leave a zombie.
         await asyncio.shield(asyncio.create_task(self.process.wait()))
 
+    async def dismiss(self) -> None:
+        """End one that had no job, and has thus started nothing."""
+        if self.process.returncode is None:
+            await self.end()
+        else:  # perhaps long ago: its number may be another's by now
+            self.pipe.close()
+
 
 async def start(variables: dict[str, str], log: Path | None = None) -> Child:
     """Start one, which takes its job from its standard input.
@@ -57,10 +64,11 @@ async def start(variables: dict[str, str], log: Path | None = None) -> Child:
     """
     reading, writing = os.pipe()
     stream = asyncio.StreamReader(limit=_LINE_BYTES)
-    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
-    )
+    pipe: asyncio.BaseTransport | None = None
     try:
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
+        )
         with contextlib.ExitStack() as files:
             output = DEVNULL if log is None else files.enter_context(log.open("ab"))
             process = await asyncio.create_subprocess_exec(
@@ -78,7 +86,8 @@ async def start(variables: dict[str, str], log: Path | None = None) -> Child:
                 start_new_session=True,  # so that it can be ended with all that it started
             )
     except BaseException:
-        pipe.close()
+        if pipe is not None:
+            pipe.close()
         raise
     finally:
         os.close(writing)  # ours; once the process's is closed too, the stream ends
@@ -108,18 +117,12 @@ class Spare:
 
     async def take(self, variables: dict[str, str]) -> Child | None:
         """The one that waits; None: there is none, or it has other variables."""
-        if self._starting is None or variables != self._variables:
-            return None
-        starting, self._starting = self._starting, None
-        try:
-            child = await starting
-        except OSError as error:
-            logger.info("no training process could be kept ready: %s", error)
+        if variables != self._variables or (child := await self._started()) is None:
             return None
         if child.process.returncode is None:
             return child
         logger.info("the training process kept ready had ended (%s)", child.process.returncode)
-        await child.end()
+        await child.dismiss()
         return None
 
     def retire(self) -> None:
@@ -129,8 +132,22 @@ class Spare:
     async def close(self) -> None:
         """End it, and retire."""
         self.retire()
+        child = await self._started()
+        if child is not None:
+            await child.dismiss()
+
+    async def _started(self) -> Child | None:
+        """The one that there is, which is the caller's now."""
         if self._starting is None:
-            return
+            return None
         starting, self._starting = self._starting, None
-        with contextlib.suppress(OSError):
-            await (await starting).end()
+        try:
+            return await starting
+        except OSError as error:
+            logger.info("no training process could be kept ready: %s", error)
+            return None
+        except asyncio.CancelledError:
+            # It has been cancelled with us, or was done just before: then nobody else has it.
+            if not starting.cancelled() and starting.exception() is None:
+                await starting.result().dismiss()
+            raise

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,7 +17,7 @@ from bridge.errors import TrainingFailedError
 from bridge.training.child import BUSY, WAITING
 from bridge.training.process import LOG_FILE, Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
-from bridge.training.starting import Spare
+from bridge.training.starting import Spare, start
 from bridge.training.threads import environment
 
 CNN = {"architecture": "cnn"}
@@ -119,6 +121,64 @@ async def test_one_that_has_died_is_replaced(get_ready, train):
     assert pid != ready
 
 
+async def close(spare):
+    await spare.close()
+
+
+async def take(spare):
+    assert await spare.take(environment(None)) is None
+
+
+@pytest.mark.parametrize("end", [close, take])
+async def test_one_that_has_died_long_ago_is_not_killed(get_ready, monkeypatch, end):
+    spare, ready = await get_ready()
+    child = await spare._starting
+    psutil.Process(ready).kill()
+    await child.process.wait()
+    # Its number may be that of others by now.
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("somebody else was killed"))
+    await end(spare)
+    assert child.pipe.is_closing()
+
+
+@pytest.mark.parametrize("end", [close, take])
+async def test_one_that_begins_as_who_waits_for_it_is_cancelled_is_ended(monkeypatch, end):
+    begun = []
+
+    async def start_and_cancel(variables):
+        begun.append(await start(variables))
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        return begun[0]
+
+    monkeypatch.setattr("bridge.training.starting.start", start_and_cancel)
+    spare = Spare(environment(None))
+    spare.prepare()
+    waiting = asyncio.create_task(end(spare))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    try:
+        assert begun[0].process.returncode == -signal.SIGKILL
+        assert begun[0].pipe.is_closing()
+    finally:
+        await begun[0].end()
+
+
+async def test_starting_one_that_is_cancelled_leaves_no_descriptors():
+    def descriptors():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    for steps in range(3):
+        starting = asyncio.create_task(start(environment(None)))
+        for _ in range(steps + 1):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await asyncio.sleep(0.1)  # the loop closes what was closed
+    assert descriptors() == before
+
+
 async def test_other_variables_need_another_process(get_ready, train):
     spare, ready = await get_ready()
     _, _, pid = await train(spare, threads=1)
@@ -152,7 +212,7 @@ async def test_it_is_made_ready_before_a_slice_ends(train):
 
 PARENT = """
 import asyncio
-from bridge.training.starting import Spare
+from bridge.training.starting import Spare, start
 from bridge.training.threads import environment
 async def main():
     Spare(environment(None)).prepare()
