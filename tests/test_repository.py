@@ -249,6 +249,20 @@ def test_a_version_that_was_kept_comes_back_as_it_was(repository, files):
         restore(repository, "m", 3)
 
 
+@pytest.mark.parametrize("name", ["model.py", "model.plan", "model.savedmodel/saved_model.pb"])
+def test_a_version_for_another_backend_comes_back_too(repository, name):
+    """A person laid it."""
+    file = repository.root / "m" / "1" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("a model")
+    withdraw(repository, "m", 1, keep=True)
+    assert restorable(repository, "m") == [1]
+    restore(repository, "m", 1)
+    assert file.read_text() == "a model"
+    withdraw(repository, "m", 1)
+    assert restorable(repository, "m") == []
+
+
 def test_a_version_of_another_signature_does_not_come_back(repository, files):
     publish(repository, files)
     withdraw(repository, "m", 1, keep=True)

@@ -13,8 +13,6 @@ from bridge.repository.disk import rename, sync
 from bridge.repository.signature import Signature
 from bridge.repository.store import CARD, ModelRepository
 
-_MODEL = "model.onnx"
-
 
 def withdraw(repository: ModelRepository, model: str, version: int, *, keep: bool = False) -> None:
     """Take a version out of service. Its number is not given out again.
@@ -45,9 +43,12 @@ def withdraw(repository: ModelRepository, model: str, version: int, *, keep: boo
 
 
 def restorable(repository: ModelRepository, model: str) -> list[int]:
-    """The withdrawn versions of which all is there, rising."""
+    """The withdrawn versions of which all is there, rising: of others, the card alone is.
+
+    A person may have laid any model that Triton has a backend for.
+    """
     numbers = repository.withdrawn(model)
-    return [it for it in numbers if (_grave(repository, model, it) / _MODEL).exists()]
+    return [it for it in numbers if _holds_a_model(_grave(repository, model, it))]
 
 
 def restore(repository: ModelRepository, model: str, version: int) -> None:
@@ -79,3 +80,7 @@ def restore(repository: ModelRepository, model: str, version: int) -> None:
 
 def _grave(repository: ModelRepository, model: str, version: int) -> Path:
     return repository.root / check_name("model_id", model) / f".withdrawn-{version}"
+
+
+def _holds_a_model(grave: Path) -> bool:
+    return any(entry.name != CARD for entry in grave.glob("*"))
