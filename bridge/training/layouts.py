@@ -18,6 +18,8 @@ ENDINGS = (".parquet", ".csv", ".npz")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Of images, in small or large letters; each lies in a folder that is called as its class."""
 
+_CACHED = "cache-"
+
 ARROW_FILES = ("dataset_dict.json", "dataset_info.json")
 """One of them lies in what `datasets` saved."""
 
@@ -88,8 +90,18 @@ def content_files(place: Path, root: Path) -> dict[str, Path]:
     return {
         path.relative_to(place).as_posix(): path
         for path in walk(place, root)
-        if not path.name.startswith("cache-")
+        if not path.name.startswith(_CACHED)
     }
+
+
+def is_content(name: object) -> bool:
+    """Whether something named in a dataset's own files is, if it is there, beside them and counts.
+
+    It is no path, and no address, which has a colon.
+    """
+    if not isinstance(name, str) or not name or set(name) & set("/\\:\0"):
+        return False
+    return not name.startswith((".", _CACHED))
 
 
 def walk(place: Path, root: Path) -> Iterator[Path]:

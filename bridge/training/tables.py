@@ -4,6 +4,7 @@ Enters: folders that `datasets.DatasetStore` has found to be inside its root, an
 `datasets.Dataset` objects and numpy arrays. This module loads both libraries.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 
 from bridge.errors import DatasetError
 from bridge.tensors import Array
+from bridge.training.layouts import is_content
 
 datasets.disable_progress_bars()
 
@@ -32,13 +34,39 @@ def open_arrow(folder: Path) -> dict[str, datasets.Dataset]:
     """Open what `save_to_disk` wrote, memory-mapped; a single dataset is split "train".
 
     Raises:
-        DatasetError: the folder is damaged.
+        DatasetError: the folder is damaged, or names files outside of it.
     """
     try:
+        _check_names(folder)
         opened = datasets.load_from_disk(str(folder))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot read the arrow folder {folder.name!r}: {error}") from error
     return dict(opened) if isinstance(opened, datasets.DatasetDict) else {"train": opened}
+
+
+def _check_names(folder: Path) -> None:
+    """What `datasets` would open, wherever it lies, is to be of what was found to be this dataset.
+
+    Raises:
+        DatasetError: something else is named.
+    """
+    splits = folder / "dataset_dict.json"
+    named = json.loads(splits.read_bytes())["splits"] if splits.is_file() else []
+    _check_plain(splits, named)
+    for place in (folder, *(folder / name for name in named)):
+        state = place / "state.json"
+        if state.is_file():
+            files = json.loads(state.read_bytes())["_data_files"]
+            _check_plain(state, [file["filename"] for file in files])
+
+
+def _check_plain(file: Path, names: list[Any]) -> None:
+    for name in names:
+        if not is_content(name):
+            raise DatasetError(
+                f"{file.name} of the arrow folder {file.parent.name!r} names {name!r}, and may "
+                "only name what lies beside it; save the data anew"
+            )
 
 
 def summary(table: pa.Table) -> dict[str, dict[str, Any]]:
