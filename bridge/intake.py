@@ -215,6 +215,9 @@ class Intake:
         if isinstance(value, Later | Dropped):
             await self._go_on(value, delivery)
             return
+        if isinstance(error, PoisonousMessageError):  # a task in several messages counts itself
+            await self._give_up(message, delivery, error)
+            return
         again = isinstance(error, BridgeError) and await self._again(message, error, turn, delivery)
         result = _result(message, value, error, time.perf_counter() - started)
         if self._broker.middlewares:

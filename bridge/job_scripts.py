@@ -1,7 +1,8 @@
 """The steps of `bridge.jobs`, each one script: Redis runs it whole or not at all."""
 
 # KEYS: job, lease, waiting, running, all. ARGV: id, baton, floor, lease ms, priority, worker,
-# message, seconds to keep.
+# message, seconds to keep, limit. Counted is who took it and never let go; a higher floor says that
+# one of them got further.
 CLAIM = """
 local job, lease, waiting, running = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, baton, priority = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
@@ -31,6 +32,14 @@ if top[1] and top[1] ~= id and tonumber(top[2]) > priority then
     return {'yield', 0, 0, 0}
   end
 end
+if tonumber(ARGV[3]) > tonumber(redis.call('HGET', job, 'floor') or '0') then
+  redis.call('HSET', job, 'floor', ARGV[3])
+  redis.call('HDEL', job, 'unended')
+end
+if tonumber(redis.call('HGET', job, 'unended') or '0') >= tonumber(ARGV[9]) then
+  return {'poisonous', 0, 0, 0}
+end
+redis.call('HINCRBY', job, 'unended', 1)
 local token = math.max(fence, tonumber(ARGV[3])) + 1
 local now = redis.call('TIME')
 redis.call('SET', lease, token, 'PX', ARGV[4])
@@ -52,9 +61,10 @@ redis.call('ZADD', KEYS[3], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3],
 redis.call('SADD', KEYS[4], ARGV[1])
 return redis.call('HGET', KEYS[1], 'want') or ''
 """
-# KEYS: job, lease, waiting, running. ARGV: id, token.
+# KEYS: job, lease, waiting, running. ARGV: id, token, 1 if it has died.
 RELEASE = """
 if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[2] then return 0 end
+if ARGV[3] ~= '1' then redis.call('HDEL', KEYS[1], 'unended') end
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('HSET', KEYS[1], 'state', 'queued')

@@ -10,7 +10,8 @@ was written under the newest token. All others are stale and are dropped, so tha
 of one task. Keys in Redis, by task id:
 
     bridge:job:<id>        hash: fence, baton, state, want, priority, slices, worker, message;
-                           publishing or expired, once that is decided
+                           publishing or expired, once that is decided; unended and floor: how many
+                           took it and were lost, and the checkpoint's token since when
     bridge:lease:<id>      the token of who trains it now, with an expiry
 
 and, by queue:
@@ -53,7 +54,7 @@ CONTROL = "bridge:control"
 _AGAIN_S = 1.0
 _LEAST_KEPT_S = 30 * 86_400  # a task that waits for its turn, however long the queue, is not lost
 logger = logging.getLogger("bridge.jobs")
-Answer = Literal["yours", "held", "stale", "paused", "yield"]
+Answer = Literal["yours", "held", "stale", "paused", "yield", "poisonous"]
 
 
 class Claim(NamedTuple):
@@ -61,7 +62,7 @@ class Claim(NamedTuple):
 
     answer: Answer
     """yours; held by another; stale: this message does not count any more; paused; yield: a task of
-    higher priority waits."""
+    higher priority waits; poisonous: whoever had it was lost with it, too often."""
     number: int = 0
     """The token: yours, or that of who holds it."""
     slices: int = 0
@@ -98,6 +99,8 @@ class Asking:
     """A task of higher priority goes first, once, at each turn."""
     floor: int = 0
     """A token that is known to have been given out, should Redis have lost it."""
+    limit: int = 1_000_000
+    """How many may be lost with it, since one of them got further."""
 
 
 class Jobs:
@@ -123,7 +126,7 @@ class Jobs:
         keys = (*keys_of(task_id), self._waiting, self._running, self._all)
         arguments = (
             *(task_id, asking.baton, asking.floor, self._lease_ms, asking.priority),
-            *(asking.worker, asking.message, self._keep_s),
+            *(asking.worker, asking.message, self._keep_s, asking.limit),
         )
         while True:
             try:
@@ -179,11 +182,11 @@ class Jobs:
                 logger.warning("cannot ask Redis whether %s may expire: %s", task_id, error)
                 await asyncio.sleep(_AGAIN_S)
 
-    async def release(self, task_id: str, token: int) -> None:
-        """Let go of a task. A lease also ends by itself."""
+    async def release(self, task_id: str, token: int, *, died: bool = False) -> None:
+        """Let go of a task, perhaps for one who has died. A lease also ends by itself."""
         try:
             keys = (*keys_of(task_id), self._waiting, self._running)
-            await self._run(RELEASE, keys, task_id, token)
+            await self._run(RELEASE, keys, task_id, token, int(died))
         except REDIS_LOST as error:
             logger.info("the lease of task %s has to run out: %s", task_id, error)
 

@@ -19,8 +19,8 @@ def task():
     return uuid.uuid4().hex
 
 
-def ask(baton=0, priority=0, floor=0):
-    return Asking("somebody", b"message", baton=baton, priority=priority, floor=floor)
+def ask(baton=0, priority=0, floor=0, **limit):
+    return Asking("somebody", b"message", baton=baton, priority=priority, floor=floor, **limit)
 
 
 async def test_one_owner_until_the_lease_is_over_and_no_way_back(jobs, task):
@@ -167,6 +167,32 @@ async def test_what_was_resumed_and_sent_is_owed_no_more(jobs, task):
     assert await jobs.overdue(-1) == [task]
     await jobs.handed_on(task, token)
     assert await jobs.overdue(-1) == []
+
+
+async def test_who_is_lost_with_a_task_counts_until_one_gets_further(jobs, task):
+    async def claim(floor=0):
+        claim = await jobs.claim(task, ask(baton=baton, floor=floor, limit=3))
+        return claim.answer, claim.number
+
+    async def lose(number):
+        """Its worker dies; a message that counts its deliveries anew takes its place."""
+        await jobs.release(task, number, died=True)
+        token, _ = await jobs.hand_on(task)
+        return token
+
+    baton = 0
+    for _ in range(2):
+        answer, number = await claim()
+        assert answer == "yours"
+        baton = await lose(number)
+    answer, number = await claim()
+    await jobs.release(task, number)  # as one does who lives
+    for floor in (number, number, number):  # its checkpoint stays, and nobody gets further
+        answer, number = await claim(floor)
+        assert answer == "yours"
+        baton = await lose(number)
+    assert (await claim(floor))[0] == "poisonous"
+    assert (await claim(number))[0] == "yours"  # the last one had got further
 
 
 async def test_what_has_ended_is_swept_up(jobs, redis, task):

@@ -33,6 +33,7 @@ from bridge.errors import (
     CheckpointError,
     InvalidTrainingRequestError,
     LeaseLostError,
+    PoisonousMessageError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
@@ -214,7 +215,7 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
         return Later(_BUSY_S)
     claim = await _claim(message, training.checkpoints)
     if claim.answer == "held" and await is_orphan(jobs, task_id):
-        await jobs.release(task_id, claim.number)
+        await jobs.release(task_id, claim.number, died=True)
         claim = await _claim(message, training.checkpoints)
     if claim.answer != "yours":
         return _not_now(message, claim)
@@ -242,6 +243,7 @@ async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
 
     Raises:
         CheckpointError: it is, as far as we know, but the store of checkpoints cannot be used.
+        PoisonousMessageError: it would be, but for how many workers were lost with the training.
     """
     jobs: Jobs = training_broker.state.jobs
     try:
@@ -257,6 +259,7 @@ async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
         baton=baton_of(message.labels),
         priority=priority_of(message.labels),
         floor=floor,
+        limit=settings.bridge_delivery_limit,
     )
     claim = await jobs.claim(message.task_id, asking)
     if claim.answer == "paused":
@@ -264,6 +267,13 @@ async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
             await checkpoints.touch(settings.bridge_checkpoint_keep_s)
         except CheckpointError as error:
             log.warning("paused task %s: %s", message.task_id, error)
+    if claim.answer == "poisonous":
+        with contextlib.suppress(*REDIS_LOST):
+            await jobs.forget(message.task_id)  # who replays the letter begins anew
+        raise PoisonousMessageError(
+            f"{asking.limit} workers were lost with the training, one after the other, and none "
+            "of them came to a checkpoint; it lies in the dead-letter queue"
+        )
     return claim
 
 

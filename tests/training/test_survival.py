@@ -8,10 +8,12 @@ import signal
 import time
 import uuid
 
+import aio_pika
 import httpx
 import pytest
 
 from bridge.embedded.rabbitmq import RabbitMQServer
+from bridge.errors import PoisonousMessageError
 from bridge.training.child import BUSY
 from bridge.training.request import parse_request
 from bridge.training.run import Training, Turn
@@ -146,3 +148,19 @@ async def test_a_training_longer_than_rabbitmq_waits_is_never_redelivered(new_po
     assert redelivered == 0
     assert delivered >= 2
     await handle.cancel(now=True)
+
+
+async def test_what_its_workers_never_survive_is_dead_lettered(pool, redis, rabbitmq):
+    handle = await pool.client.train("few", CNN, {"epochs": 1})
+    await redis.hset(f"bridge:job:{handle.task_id}", "unended", 2)  # so many were lost with it
+    await pool.start(BRIDGE_DELIVERY_LIMIT="2")
+    with pytest.raises(PoisonousMessageError, match="2 workers were lost with the training"):
+        await handle.result(60)
+    async with await aio_pika.connect(rabbitmq.url) as connection:
+        channel = await connection.channel()
+        name = pool.environment["TASKIQ_ML_TRAINING_QUEUE"]
+        letters = await channel.get_queue(f"{name}.dead_letter")
+        letter = await letters.get(timeout=10)
+        assert letter.headers["x-bridge-error"] == "PoisonousMessageError"
+        await letter.ack()
+    assert not await redis.exists(f"bridge:job:{handle.task_id}")
