@@ -83,13 +83,13 @@ def _train(
     )
     loss = make_loss(network.task, examples.train.targets, examples.labels, parameters)
     module = Learner(network, parameters, loss, steps)
-    watcher = Watcher(parameters, rows, slices.limit_s, report)
+    watcher, writer = Watcher(parameters, rows, slices.limit_s, report), Writer()
     trainer = lightning.Trainer(
         accelerator="auto",
         max_epochs=parameters.epochs,
         **_trainer_options(parameters),
-        callbacks=[watcher, Slicer(slices)],
-        plugins=[Writer()],
+        callbacks=[watcher, Slicer(slices, writer)],
+        plugins=[writer],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

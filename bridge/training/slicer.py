@@ -70,22 +70,44 @@ class Writer(TorchCheckpointIO):
 
     Lightning's own makes each in memory, then in the system's folder for temporary files, which may
     be small, and moves it. Whether a file is whole is known here by reading it back.
+
+    The first of several processes writes, and all meet after that: it may not stay away for an
+    error, which is kept for `check`.
     """
+
+    def __init__(self) -> None:
+        """Nothing has failed yet."""
+        super().__init__()
+        self._failed: Exception | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """See `CheckpointIO`."""
         del storage_options
-        torch.save(checkpoint, path)
+        try:
+            torch.save(checkpoint, path)
+        except (OSError, RuntimeError) as error:  # torch's own error for a full disk
+            self._failed = error
+
+    def check(self) -> None:
+        """Raise what was kept of the last checkpoint, in the process that wrote it."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
 
 class Slicer(Callback):
     """Between two batches is where a training can be saved, and stopped."""
 
-    def __init__(self, asked: Slices) -> None:
-        """Nothing is saved before training starts."""
-        self._asked = asked
+    def __init__(self, asked: Slices, writer: Writer) -> None:
+        """Nothing is saved before training starts.
+
+        Args:
+            asked: when to save, and where.
+            writer: the trainer's.
+        """
+        self._asked, self._writer = asked, writer
         self._random: dict[str, Any] | None = None
         self._cost_s = 0.0
         self._started = self._last = time.monotonic()
@@ -162,6 +184,7 @@ class Slicer(Callback):
         path = self._asked.folder / f"step-{trainer.global_step}.ckpt"
         try:
             trainer.save_checkpoint(path, weights_only=False)
+            self._writer.check()
             facts = _proven(path) if trainer.is_global_zero else {}
         except BaseException:  # half of one only takes the room that the next one needs
             path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Two processes of the CPU train together, as several GPUs would."""
 
+import asyncio
 import contextlib
 import os
 import tempfile
@@ -9,6 +10,7 @@ import psutil
 import pytest
 
 from bridge.errors import (
+    CheckpointError,
     DatasetError,
     InvalidTrainingRequestError,
     TrainingCrashedError,
@@ -55,10 +57,10 @@ def test_more_devices_than_there_are(monkeypatch):
         devices.launch(lambda *_: None, {}, 2, lambda *_: None)
 
 
-async def run(settings, tmp_path, hyperparameters, *, on_progress=None, **model):
+async def run(settings, tmp_path, hyperparameters, *, on_progress=None, piece=None, **model):
     request = parse_request("few", {"architecture": "cnn", **model}, hyperparameters, settings)
     folder = tmp_path / "work"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     seen = []
 
     async def progress(record):
@@ -70,7 +72,9 @@ async def run(settings, tmp_path, hyperparameters, *, on_progress=None, **model)
         pass
 
     listeners = Listeners(lambda _: None, progress, checkpoint)
-    outcome = await train_in_process(request, folder, settings.dataset_root, Piece(), listeners)
+    outcome = await train_in_process(
+        request, folder, settings.dataset_root, piece or Piece(), listeners
+    )
     return outcome, seen
 
 
@@ -115,6 +119,33 @@ async def test_two_processes_make_one_model(settings, tmp_path):
         (2, 40),
         (3, 60),
     ]
+    assert trainers() == []
+
+
+def refuse_checkpoints(folder, steps):
+    """Whoever writes one is led into a folder that is not there."""
+    folder.mkdir()
+    refused = [folder / f"step-{step}.ckpt" for step in range(1, steps + 1)]
+    for path in refused:
+        path.symlink_to(folder / "none" / path.name)
+    return refused
+
+
+async def test_they_go_on_together_without_a_checkpoint_that_cannot_be_written(settings, tmp_path):
+    refused = refuse_checkpoints(tmp_path / "work", 60)
+    piece = Piece(checkpoint_every_s=0.01)
+    async with asyncio.timeout(120):  # the second waits half an hour for the first
+        outcome, _ = await run(settings, tmp_path, {"epochs": 3, "devices": 2}, piece=piece)
+    assert outcome is not None
+    assert sum(not path.is_symlink() for path in refused) > 1  # those that were tried
+
+
+async def test_a_last_checkpoint_that_cannot_be_written_is_told_by_all(settings, tmp_path):
+    refuse_checkpoints(tmp_path / "work", 1000)
+    piece = Piece(length_s=0.01)
+    with pytest.raises(CheckpointError, match="cannot write a checkpoint into"):
+        async with asyncio.timeout(120):
+            await run(settings, tmp_path, {"epochs": 50, "devices": 2}, piece=piece)
     assert trainers() == []
 
 
