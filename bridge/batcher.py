@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 from typing import Protocol
 
 from bridge.errors import (
@@ -200,49 +201,58 @@ class Batcher:
                 # Nobody's context: it runs the rows of many.
                 task = asyncio.create_task(self._run(model, lane, batch), context=Context())
                 self._batches[task] = batch
-                task.add_done_callback(self._batches.pop)
+                # Also of one that is cancelled before it begins.
+                task.add_done_callback(partial(self._back, model, lane))
+
+    def _back(self, model: Model, lane: Lane, task: asyncio.Task[None]) -> None:
+        """A batch is not out any more."""
+        del self._batches[task]
+        model.in_flight -= 1
+        model.alone_out -= lane.alone
+        if model.turns:
+            self._pump_soon(lane.name)
 
     async def _run(self, model: Model, lane: Lane, batch: list[Item]) -> None:
         # Not the loop's clock: uvloop's stands still during a turn and counts milliseconds.
         started, out = time.perf_counter(), model.in_flight
-        try:
-            if await self._deliver(lane, batch):
-                model.limit.succeeded(time.perf_counter() - started, out)
-            else:
-                model.limit.failed()
-        finally:
-            model.in_flight -= 1
-            model.alone_out -= lane.alone
-            if model.turns:
-                self._pump_soon(lane.name)
+        answered = await self._deliver(lane, batch)
+        if answered:
+            model.limit.succeeded(time.perf_counter() - started, out)
+        elif answered is False:
+            model.limit.failed()
 
-    async def _deliver(self, lane: Lane, batch: Sequence[Item]) -> bool:
+    async def _deliver(self, lane: Lane, batch: Sequence[Item]) -> bool | None:
         """Send one batch; if its content is refused, halve it until the guilty one is alone.
 
         Returns:
-            False if Triton was away or too slow, which is nobody's content.
+            True if it was answered; False if Triton was away or too slow; None if neither says how
+            long the model takes: nobody waits any more, or it was refused for its content.
         """
         batch = [item for item in batch if not item.reply.done()]
         if not batch:
-            return True
+            return None
         try:
             answers = await self._answers(lane, batch)
         except BridgeError as error:
             if _of_its_content(error) and len(batch) > 1:
-                half = len(batch) // 2
-                first = await self._deliver(lane, batch[:half])
-                return await self._deliver(lane, batch[half:]) and first
+                return await self._halved(lane, batch)
             for item in batch:
                 item.fail(error)
-            return _of_its_content(error)
+            return None if _of_its_content(error) else False
         except Exception as error:
             logger.exception("a batch for %s failed unexpectedly", lane.name)
-            for item in batch:
-                item.fail(InferenceFailedError(f"the batch failed: {error!r}"))
-            return False
+            if len(batch) > 1:
+                return await self._halved(lane, batch)
+            batch[0].fail(InferenceFailedError(f"the batch failed: {error!r}"))
+            return None
         for item, answer in zip(batch, answers, strict=True):
             item.finish(answer)
         return True
+
+    async def _halved(self, lane: Lane, batch: Sequence[Item]) -> bool | None:
+        half = len(batch) // 2
+        parts = [await self._deliver(lane, part) for part in (batch[:half], batch[half:])]
+        return False if False in parts else None  # one after the other says little of either
 
     async def _answers(self, lane: Lane, batch: Sequence[Item]) -> list[InferReply]:
         timeout_s = max(item.deadline for item in batch) - asyncio.get_running_loop().time()

@@ -116,7 +116,7 @@ class Cancellations:
         self._heard(message.removesuffix(_NOW), time.time(), now=message.endswith(_NOW))
 
     def _heard(self, task_id: str, at: float, *, now: bool = False) -> None:
-        if task_id in self and not now:
+        if at <= time.time() - self._keep_s or (task_id in self and not now):
             return
         if task_id not in self:
             self._ids.pop(task_id, None)  # of another time; to the end with it

@@ -114,13 +114,15 @@ def wire_form(array: Array) -> dict[str, Any]:
     return {"datatype": datatype, "shape": list(array.shape), "raw": bytes(data)}
 
 
-def read_raw(value: dict[str, Any]) -> Array:
-    """The numpy array of a `raw` entry: the reverse of `wire_form`, base64 understood.
+def read_entry(value: dict[str, Any]) -> Array:
+    """The numpy array of an entry: the reverse of `wire_form`, and of what KServe v2's JSON has.
 
     Raises:
         InvalidInputError: shape, datatype and bytes do not fit together.
     """
     spec = described(value)
+    if "data" in value:
+        return _from_data(value["data"], spec.shape, spec).to_array()
     return from_raw(value.get("raw"), spec.shape, spec).to_array()
 
 

@@ -34,6 +34,7 @@ from bridge.triton_channel import LOAD_S, TritonChannel, spec_from_config
 
 _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
+_LONGEST_S = 7 * 86_400.0  # of a request; callers may write any number, and Triton takes 64 bits
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
 _DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
 # Another server may have what this one lacks. Not so a crash: it may be the request's own doing.
@@ -142,6 +143,7 @@ class TritonClient:
         Raises:
             TritonError: the subclass says whether it is worth another try.
         """
+        timeout_s = min(timeout_s, _LONGEST_S)
         # Not protobuf's ByteSize: it serialises all of the request to answer.
         size = sum(len(tensor.data) for tensor in inputs.values()) + _HEADER_BYTES
         if size > _MOST_BYTES:
@@ -287,17 +289,20 @@ class TritonClient:
                 with self._servers.busy(server):
                     answer = await call(server)
             except TritonError as error:
-                failure = error
-                if limit_is_ours and isinstance(failure, InferenceTimeoutError):
-                    failure = TritonUnavailableError(f"Triton at {server.address} is silent")
-                if isinstance(failure, ModelUnavailableError) and not await server.ready():
+                new: BridgeError = error
+                if limit_is_ours and isinstance(new, InferenceTimeoutError):
+                    new = TritonUnavailableError(f"Triton at {server.address} is silent")
+                if isinstance(new, ModelUnavailableError) and not await server.ready():
                     # A server that is ending unloads its models first.
-                    failure = TritonUnavailableError(f"Triton at {server.address} is stopping")
-                if isinstance(failure, TritonUnavailableError):
+                    new = TritonUnavailableError(f"Triton at {server.address} is stopping")
+                if isinstance(new, TritonUnavailableError):
                     self._servers.take_out(server)
-                elif isinstance(failure, BackendCrashedError):
-                    failure = self._crashed(server, name, failure, started)
-                if not isinstance(failure, _ELSEWHERE):
+                elif isinstance(new, BackendCrashedError):
+                    new = self._crashed(server, name, new, started)
+                # One that is away says nothing against the word of one that is there.
+                if failure is None or not isinstance(new, TritonUnavailableError):
+                    failure = new
+                if not isinstance(new, _ELSEWHERE):
                     break
             else:
                 return answer

@@ -206,6 +206,48 @@ async def test_a_fault_of_our_own_ends_its_batch_and_nothing_else(caplog):
     assert "failed unexpectedly" in caplog.text
 
 
+async def test_a_fault_of_our_own_is_its_causes_alone():
+    class Faulty(Server):
+        async def __call__(self, name, inputs, *, version, timeout_s):
+            if (inputs["x"].to_array() == POISON).any():
+                raise ZeroDivisionError("oops")
+            return await super().__call__(name, inputs, version=version, timeout_s=timeout_s)
+
+    batcher = Batcher(Faulty())
+    values = [1, 2, POISON, 3]
+    replies = [batcher.submit(spec(), rows(1, value), timeout_s=5) for value in values]
+    answers = await asyncio.gather(*replies, return_exceptions=True)
+    assert isinstance(answers.pop(2), errors.InferenceFailedError)
+    assert [doubled(answer).tolist() for answer in answers] == [[[2, 2]], [[4, 4]], [[6, 6]]]
+
+
+async def test_a_batch_that_is_taken_back_before_it_began_holds_up_nobody():
+    batcher = Batcher(Server())
+    await batcher.submit(spec(), rows(1, 1), timeout_s=5)  # it is known to be fast
+    given_up = batcher.submit(spec(), rows(8, 1), timeout_s=5)  # full: it goes at once
+    given_up.cancel()
+    batcher.drop_abandoned()
+    async with asyncio.timeout(3):
+        assert doubled(await batcher.submit(spec(), rows(1, 1), timeout_s=5)).tolist() == [[2, 2]]
+        await batcher.drain()
+
+
+async def test_what_is_refused_says_nothing_of_how_long_a_model_takes():
+    class Strict(Server):
+        async def __call__(self, name, inputs, *, version, timeout_s):
+            if (inputs["x"].to_array() == POISON).any():
+                raise errors.TritonRefusedError("at once")
+            return await super().__call__(name, inputs, version=version, timeout_s=timeout_s)
+
+    server = Strict(0.02)
+    batcher = Batcher(server)
+    for _ in range(3):
+        with pytest.raises(errors.TritonRefusedError):
+            await batcher.submit(spec(), rows(1, POISON), timeout_s=5)
+    await asyncio.gather(*(batcher.submit(spec(), rows(8, i), timeout_s=30) for i in range(100)))
+    assert server.most_out > 4  # taken for 0.1 ms fast, it would seem to be busy with one or two
+
+
 async def test_nobody_waits_longer_than_its_deadline():
     batcher = Batcher(Server(5.0))
     started = time.perf_counter()

@@ -44,3 +44,19 @@ async def test_an_id_may_be_used_again_when_its_cancellation_is_of_long_ago(redi
                 await asyncio.sleep(0.02)
         assert time.monotonic() - began > keep_s / 2
     await known.close()
+
+
+async def test_a_cancellation_of_long_ago_stops_nobody(redis):
+    """The set keeps it until somebody cancels something again."""
+    task_id, told = uuid.uuid4().hex, []
+    fresh = uuid.uuid4().hex
+    await redis.zadd("bridge:cancelled", {task_id: time.time() - 61, fresh: time.time()})
+    known = Cancellations(redis, 60)
+    known.listeners.append(lambda name, now: told.append(name))
+    known.start()
+    async with asyncio.timeout(10):
+        while fresh not in told:
+            await asyncio.sleep(0.02)
+    await known.close()
+    await redis.zrem("bridge:cancelled", task_id, fresh)
+    assert task_id not in told

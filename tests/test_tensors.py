@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bridge import errors
-from bridge.forms import Form, parse_tensor, read_raw, render_tensor, wire_form
+from bridge.forms import Form, parse_tensor, read_entry, render_tensor, wire_form
 from bridge.tensors import DTYPES, Tensor, TensorSpec, datatype_of
 
 NUMERIC = sorted(DTYPES.keys() - {"BYTES", "BF16"})
@@ -51,7 +51,7 @@ def test_raw_bytes_survive_without_base64(made):
     read, form = parse_tensor(value, spec(datatype))
     assert form is Form.RAW
     np.testing.assert_array_equal(read.to_array(), array)
-    np.testing.assert_array_equal(read_raw(value), array)
+    np.testing.assert_array_equal(read_entry(value), array)
 
 
 @given(st.lists(st.lists(st.text(max_size=8), min_size=3, max_size=3), min_size=1, max_size=4))
@@ -197,3 +197,10 @@ def test_big_endian_and_non_contiguous_arrays_are_laid_out_as_the_protocol_wants
     tensor = Tensor.from_array(array)
     assert tensor.datatype == "INT32"
     np.testing.assert_array_equal(tensor.to_array(), array)
+
+
+def test_an_answer_in_the_form_of_kserves_json_is_read_too():
+    value = {"datatype": "INT64", "shape": [2, 1], "data": [3, 4]}
+    found = read_entry(value)
+    assert found.dtype == np.int64
+    assert found.tolist() == [[3], [4]]

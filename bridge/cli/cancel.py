@@ -18,6 +18,7 @@ from bridge.settings import load_settings
 _CANCELLED, _ENDED = "cancelled", "has ended already"
 _TOO_LATE = "too late: it is being published"
 _UNKNOWN = "no training of this id is known"
+_UNSEEN = f"{_UNKNOWN}; if one comes, it waits for `mlbridge resume`"
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...")]
 
@@ -71,7 +72,7 @@ def pause(task_ids: TaskIds, *, as_json: Json = False) -> None:
 
     Example: `mlbridge pause 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    became = asyncio.run(_with_client(BridgeClient.pause, task_ids, "pausing"))
+    became = asyncio.run(_with_client(BridgeClient.pause, task_ids, ("pausing", _UNSEEN)))
     _tell(became, "pausing", as_json=as_json)
 
 
@@ -80,12 +81,12 @@ def resume(task_ids: TaskIds, *, as_json: Json = False) -> None:
 
     Example: `mlbridge resume 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    became = asyncio.run(_with_client(BridgeClient.resume, task_ids, "resumed"))
+    became = asyncio.run(_with_client(BridgeClient.resume, task_ids, ("resumed", _UNKNOWN)))
     _tell(became, "resumed", as_json=as_json)
 
 
 async def _with_client(
-    ask: Callable[[BridgeClient, str], Awaitable[bool]], task_ids: list[str], word: str
+    ask: Callable[[BridgeClient, str], Awaitable[bool]], task_ids: list[str], words: tuple[str, str]
 ) -> dict[str, str]:
     async with BridgeClient() as client:
         became = {}
@@ -93,7 +94,7 @@ async def _with_client(
             if not await ask(client, task_id):
                 became[task_id] = _ENDED
             else:
-                became[task_id] = word if await client.job(task_id) else _UNKNOWN
+                became[task_id] = words[await client.job(task_id) is None]
         return became
 
 

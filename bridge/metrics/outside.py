@@ -16,16 +16,16 @@ class OutsideTasks(TaskiqMiddleware):
     def __init__(self, observer: Observer, shortcuts: Container[str]) -> None:
         super().__init__()
         self._observer, self._shortcuts = observer, shortcuts
-        self._ran: set[str] = set()
+        self._ran: dict[str, TaskiqResult[Any]] = {}
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Called only by who runs a task."""
         if message.task_name not in self._shortcuts and not isinstance(result.error, NoResultError):
-            self._ran.add(message.task_id)
+            self._ran[message.task_id] = result
 
     def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Called for every task that has a record; the intake tells of those that did not run."""
-        if message.task_id in self._ran:
-            self._ran.discard(message.task_id)
+        # Another result: what ran failed around the task, and the intake tells of that too.
+        if self._ran.pop(message.task_id, None) is result:
             took_s = result.execution_time
             self._observer.ended(message, None, outcome_of(result.error), took_s)

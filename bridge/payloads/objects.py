@@ -4,13 +4,18 @@ A payload lies under `<hour of its expiry>/<key>`, hours counted from 1970: what
 found by listing folders, not objects.
 """
 
+import asyncio
+import contextlib
 import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import obstore
 from obstore.exceptions import BaseError
@@ -34,15 +39,17 @@ _MULTIPART_BYTES = 64 * 2**20  # below, one request is faster than the four of a
 class Objects:
     """Payloads in one bucket or folder."""
 
-    def __init__(self, store: ObjectStore, shown: str) -> None:
+    def __init__(self, store: ObjectStore, shown: str, root: Path | None = None) -> None:
         """Wrap a store of obstore's.
 
         Args:
             store: with the prefix under which payloads lie.
             shown: its URL, as a person may see it.
+            root: the folder that it is, if it is one.
         """
         self._store = store
         self._shown = shown
+        self._root = root
 
     async def put(self, key: str, data: bytes | memoryview) -> None:
         """As `Store.put`. In pieces, side by side, from 64 MiB."""
@@ -97,6 +104,8 @@ class Objects:
                 if expired:
                     await self._delete(expired)
                 count += len(expired)
+        if self._root is not None:
+            await asyncio.to_thread(_remove_parts, self._root / folder)
         return count
 
     async def _delete(self, paths: list[str]) -> None:
@@ -129,6 +138,20 @@ class Objects:
             ) from None
 
 
+def _remove_parts(folder: Path) -> None:
+    """Delete what was being written into a folder by who was killed meanwhile.
+
+    The library writes `KEY#1`, renames it at the end, and lists no such file. The folder goes, too,
+    unless something of somebody else's is in it.
+    """
+    with contextlib.suppress(OSError):  # it has gone, or is not empty
+        for path in folder.iterdir():
+            key, part, _ = path.name.partition("#")
+            if part and is_key(key):
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def open_objects(url: str, settings: Settings) -> Objects:
     """The bucket or folder that a checked URL names.
 
@@ -136,7 +159,8 @@ def open_objects(url: str, settings: Settings) -> Objects:
         SettingsError: obstore cannot make a store of these settings.
     """
     try:
-        return Objects(_open(url, settings), settings.payload_shown)
+        root = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
+        return Objects(_open(url, settings), settings.payload_shown, root)
     except (BaseError, OSError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise SettingsError(

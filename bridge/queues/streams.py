@@ -193,7 +193,7 @@ class StreamBroker(RedisStreamBroker):
             self.consumer_name,
             min_idle_time=self.idle_timeout,
             start_id=cursor,
-            count=_AT_ONCE,
+            count=self.count,
         )
         claimed = []
         for entry, fields in entries:

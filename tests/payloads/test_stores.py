@@ -58,6 +58,10 @@ def fresh_key(*, shared=False):
     return new_key(int(time.time()) + HOUR_S, shared=shared)
 
 
+def all_in(folder):
+    return sorted(item.name for item in folder.rglob("*"))
+
+
 def names_in(folder):
     """All but payloads."""
     return sorted(item.name for item in folder.rglob("*") if len(item.name) < 45)
@@ -168,6 +172,20 @@ async def test_a_folder_keeps_what_is_not_ours_and_loses_empty_hours(store, sett
     assert names_in(folder) == sorted(["00277778", *others])
     assert await store.sweep(time.time()) == 1
     assert names_in(folder) == others
+
+
+@pytest.mark.parametrize("settings", ["file"], indirect=True)
+async def test_what_a_killed_process_was_writing_goes_with_its_hour(store, settings):
+    folder = Path(unquote(urlsplit(settings.bridge_payload_url.get_secret_value()).path))
+    young = new_key(int(time.time()) + 2 * HOUR_S, shared=False)
+    await store.put(young, b"data")
+    hour, key = all_in(folder)
+    part = f"{key}#1"  # as obstore's LocalStore calls it until it is whole
+    (folder / hour / part).write_bytes(b"half of it")
+    assert await store.sweep(time.time()) == 0
+    assert all_in(folder) == [hour, key, part]
+    assert await store.sweep(time.time() + 5 * HOUR_S) == 1
+    assert all_in(folder) == []
 
 
 @pytest.mark.parametrize("settings", ["redis"], indirect=True)

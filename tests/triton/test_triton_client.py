@@ -93,6 +93,21 @@ async def test_a_deadline_ends_the_call(client):
         await client.infer("double", {"x": X}, timeout_s=0.00001)
 
 
+async def test_a_deadline_may_be_any_time_off(client):
+    reply = await client.infer("double", {"x": X}, timeout_s=1e308)
+    assert reply.outputs["y"].to_array().tolist() == [[2] * 4] * 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_server_that_is_away_does_not_outvote_one_that_is_there(triton, first):
+    addresses = ["127.0.0.1:1", triton.address]
+    async with TritonClient(addresses if first else addresses[::-1]) as client:
+        for _ in range(2):
+            with pytest.raises(errors.UnknownModelError):
+                await client.infer("nobody", {"x": X}, timeout_s=5)
+        assert (await client.infer("double", {"x": X}, timeout_s=5)).model_name == "double"
+
+
 async def test_without_the_key_nobody_loads(triton):
     async with TritonClient([triton.address]) as stranger:
         for call in (stranger.load("double"), stranger.unload("double"), stranger.index()):
