@@ -29,7 +29,7 @@ from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
-from bridge.embedded.variables import as_variables, no_files
+from bridge.embedded.variables import absolute, as_variables, no_files
 from bridge.embedded.workers import WorkerKind, WorkerPool
 from bridge.errors import RuntimeStartError
 from bridge.settings import Settings
@@ -73,7 +73,7 @@ class Stack:
         dashboard: bool = False,
         on_change: Callable[[Part], None] | None = None,
     ) -> None:
-        self.settings = self._given = settings
+        self.settings = self._given = absolute(settings)
         self.parts: list[Part] = []
         self._private = private
         self._queue = queue

@@ -14,6 +14,12 @@ def no_files(part: Part) -> dict[str, None]:
     return dict.fromkeys(TLS_FILES[part])
 
 
+def absolute(settings: Settings) -> Settings:
+    """The same with no relative path: what we start works in folders of its own."""
+    paths = {name: it for name, it in settings if isinstance(it, Path)}
+    return settings.model_copy(update={name: path.absolute() for name, path in paths.items()})
+
+
 def as_variables(settings: Settings) -> dict[str, str]:
     """Every setting as a variable, but Triton's admin key, which only training workers get."""
     values = settings.model_dump(exclude_none=True, exclude={"triton_admin_key"})
@@ -27,6 +33,4 @@ def _as_variable(value: Any) -> str:
         return value.get_secret_value()
     if isinstance(value, dict):
         return json.dumps(value)
-    if isinstance(value, Path):  # who gets it works in another folder
-        return str(value.absolute())
     return str(value).lower() if isinstance(value, bool) else str(value)
