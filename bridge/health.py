@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -139,7 +140,7 @@ class Health:
             metrics = staticmethod(render)
 
         try:
-            self._server = ThreadingHTTPServer(self._address, Handler)
+            self._server = _server_of(self._address, Handler)
         except OSError as error:
             os.close(lock)
             raise SettingsError(
@@ -212,3 +213,10 @@ def read_pool(folder: Path) -> dict[str, dict[str, Any]]:
             ready = live and not any(state["parts"].values())
             found[file.stem] = {"live": live, "ready": ready, "parts": parts}
     return found
+
+
+def _server_of(address: tuple[str, int], handler: type[_Handler]) -> ThreadingHTTPServer:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+    return Server(address, handler)

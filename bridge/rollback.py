@@ -87,7 +87,7 @@ async def take_out(
                 f"Triton serves version {number} of {model!r} still: does it read "
                 f"{repository.root}? `mlbridge doctor` tells"
             )
-    except BridgeError:
+    except (BridgeError, asyncio.CancelledError):  # also by Ctrl-C
         restore(repository, model, number)
         await _tell_all_again(repository, triton, model)
         raise
@@ -111,7 +111,7 @@ async def put_back(
     restore(repository, model, number)
     try:
         serving = await _follow(repository, triton, model)
-    except BridgeError:
+    except (BridgeError, asyncio.CancelledError):
         withdraw(repository, model, number, keep=True)
         await _tell_all_again(repository, triton, model)
         raise

@@ -4,7 +4,9 @@ Enters: environment variables. Leaves: one frozen `Settings`. Secrets are `Secre
 text never reaches a log or a traceback.
 """
 
+import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -19,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import SettingsConfigDict
+from pydantic_settings import SettingsError as SettingsSourceError
 
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
@@ -260,6 +263,17 @@ class Settings(TrainingSettings, TelemetrySettings):
         """Triton's gRPC addresses, at least one."""
         return [address.strip() for address in self.triton_url.split(",")]
 
+    @field_validator("rabbitmq_host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        host = value.removeprefix("[").removesuffix("]")
+        if ":" in host:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                raise ValueError("must be a host alone; the port goes into RABBITMQ_PORT") from None
+        return host
+
     @property
     def rabbitmq_url(self) -> str:
         """The AMQP URL, password included: for connecting, never for showing."""
@@ -268,7 +282,7 @@ class Settings(TrainingSettings, TelemetrySettings):
         password = quote(self.rabbitmq_password.get_secret_value(), safe="")
         query = _query(("cafile", "certfile", "keyfile"), self.tls_files("rabbitmq"))
         return (
-            f"{scheme}://{user}:{password}@{self.rabbitmq_host}:{self.rabbitmq_port}"
+            f"{scheme}://{user}:{password}@{bracketed(self.rabbitmq_host)}:{self.rabbitmq_port}"
             f"/{quote(self.rabbitmq_vhost, safe='')}{'?' + query if query else ''}"
         )
 
@@ -277,14 +291,14 @@ class Settings(TrainingSettings, TelemetrySettings):
         """The AMQP address as a person may see it, without the password."""
         scheme = "amqps" if self.rabbitmq_tls else "amqp"
         vhost = quote(self.rabbitmq_vhost, safe="")
-        return f"{scheme}://{self.rabbitmq_host}:{self.rabbitmq_port}/{vhost}"
+        return f"{scheme}://{bracketed(self.rabbitmq_host)}:{self.rabbitmq_port}/{vhost}"
 
     @property
     def management_url(self) -> str:
         """Where RabbitMQ's management API is, or would be."""
         if self.rabbitmq_management_url:
             return self.rabbitmq_management_url.rstrip("/")
-        host = f"[{self.rabbitmq_host}]" if ":" in self.rabbitmq_host else self.rabbitmq_host
+        host = bracketed(self.rabbitmq_host)
         return f"https://{host}:15671" if self.rabbitmq_tls else f"http://{host}:15672"
 
     @property
@@ -320,6 +334,11 @@ class Settings(TrainingSettings, TelemetrySettings):
         return _without_secrets(self.redis_url.get_secret_value())
 
 
+def bracketed(host: str) -> str:
+    """A host as URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _query(names: tuple[str, str, str], files: TlsFiles) -> str:
     return urlencode({name: str(path) for name, path in zip(names, files, strict=True) if path})
 
@@ -352,6 +371,12 @@ def load_settings() -> Settings:
         raise SettingsError(f"no such variable: {told}")
     try:
         return Settings()
+    except SettingsSourceError as error:  # what is to be JSON is none; its text names the field
+        found = re.search(r'field "(\w+)"', str(error))
+        name = found[1].upper() if found else "a variable"
+        raise SettingsError(
+            f'cannot use the environment: {name}: must be JSON, such as {{"digits": 500}}'
+        ) from None
     except ValidationError as error:
         problems = "; ".join(
             ": ".join(filter(None, (".".join(map(str, item["loc"])).upper(), item["msg"])))

@@ -110,3 +110,34 @@ def test_a_slip_of_the_pen_is_told(monkeypatch, name, meant):
 def test_what_others_set_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     load_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("::1", "amqp://guest:guest@[::1]:5672/%2F"),
+        ("[::1]", "amqp://guest:guest@[::1]:5672/%2F"),
+        ("rabbit", "amqp://guest:guest@rabbit:5672/%2F"),
+    ],
+)
+def test_a_host_may_be_an_ipv6_address(monkeypatch, host, url):
+    monkeypatch.setenv("RABBITMQ_HOST", host)
+    settings = load_settings()
+    assert settings.rabbitmq_url == url
+    assert settings.management_url == url.replace("amqp://guest:guest@", "http://").replace(
+        "5672/%2F", "15672"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("RABBITMQ_HOST", "localhost:5672", "the port goes into RABBITMQ_PORT"),
+        ("BRIDGE_BATCH_DELAY_US", "digits:500", "BRIDGE_BATCH_DELAY_US: must be JSON"),
+        ("BRIDGE_BATCH_DELAY_US", "", "BRIDGE_BATCH_DELAY_US: must be JSON"),
+    ],
+)
+def test_a_slip_of_the_value_is_told(monkeypatch, name, value, text):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(errors.SettingsError, match=text):
+        load_settings()

@@ -31,6 +31,7 @@ DATASET = "digits"
 INPUT = "image"
 WANTED_ACCURACY = 0.97
 _EXIT_MISSED = 1
+_EXIT_STOPPED = 143  # as a shell has it after SIGTERM
 _IDLE_CALLS = 100
 _THROUGHPUT_S = 4.0
 _CALLERS = 64
@@ -69,7 +70,11 @@ def demo(
     """
     given = {"epochs": epochs, "precision": precision}
     hyperparameters = {name: value for name, value in given.items() if value is not None}
-    report = asyncio.run(run_demo(hyperparameters, queue))
+    try:
+        report = asyncio.run(run_demo(hyperparameters, queue))
+    except asyncio.CancelledError:  # SIGTERM
+        _say("stopped; nothing is left running")
+        raise typer.Exit(_EXIT_STOPPED) from None
     if json:
         print_json(report)
     else:

@@ -79,9 +79,12 @@ async def follow_or_leave(
         Interrupted: this coroutine was cancelled, as Ctrl-C does.
     """
     try:
-        return {"task_id": handle.task_id, **await follow_training(client, handle, title)}
+        result: Any = await follow_training(client, handle, title)
     except asyncio.CancelledError:
         raise Interrupted(handle.task_id) from None
+    if not isinstance(result, dict):  # of a task of the user's own
+        result = {"result": result}
+    return {"task_id": handle.task_id, **result}
 
 
 async def follow_training(

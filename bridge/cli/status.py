@@ -162,7 +162,10 @@ def _show_task(found: dict[str, Any]) -> None:
     about = {
         name: found[name] for name in ("error", "priority", "slices", "worker") if name in found
     }
-    detail = about | (found.get("progress") or found.get("result") or {})
+    more = found.get("progress") or found.get("result")
+    if more is not None and not isinstance(more, dict):  # a task of the user's own
+        more = {"result": more}
+    detail = about | (more or {})
     curve = detail.pop("curve", None)
     if curve:
         detail["validation loss"] = sparkline([loss for _, loss, _ in curve])

@@ -24,7 +24,7 @@ def main() -> None:
         BridgeError: it cannot run here, or TRITON_ADMIN_KEY is missing; the text says what to do.
     """
     settings = load_settings()
-    if settings.triton_admin_key is None:
+    if settings.triton_admin_key is None or not settings.triton_admin_key.get_secret_value():
         raise SettingsError(
             "TRITON_ADMIN_KEY is not set: whoever reaches Triton could load models, which may be "
             "code. Choose one and give it to Triton and to training workers only"

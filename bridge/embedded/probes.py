@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable
 from urllib.parse import unquote, urlsplit
+
+Opening = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 PROBE_TIMEOUT_S = 2.0
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -13,9 +16,13 @@ _SETTINGS_FRAME = 4
 
 async def _exchange(host: str, port: int, request: bytes, size: int) -> bytes:
     """Send `request`, read `size` bytes; fewer, or none, if nothing answers so."""
+    return await _spoken(asyncio.open_connection(host, port), request, size)
+
+
+async def _spoken(opening: Opening, request: bytes, size: int) -> bytes:
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await opening
             try:
                 writer.write(request)
                 return await reader.readexactly(size)
@@ -50,12 +57,15 @@ async def amqp_answers(host: str, port: int) -> bool:
 async def redis_answers(url: str) -> bool:
     """Whether a Redis answers PING under `url`, with the password in it."""
     parts = urlsplit(url)
-    words = ["AUTH", parts.username or "default", unquote(parts.password or "")]
+    words = ["AUTH", unquote(parts.username or "default"), unquote(parts.password or "")]
     login = _redis_command(*words) if parts.password else b""
     expected = b"+OK\r\n+PONG\r\n" if login else b"+PONG\r\n"
     request = login + _redis_command("PING")
-    host, port = parts.hostname or "127.0.0.1", parts.port or 6379
-    return await _exchange(host, port, request, len(expected)) == expected
+    if parts.scheme == "unix":
+        opening = asyncio.open_unix_connection(unquote(parts.path))
+    else:
+        opening = asyncio.open_connection(parts.hostname or "127.0.0.1", parts.port or 6379)
+    return await _spoken(opening, request, len(expected)) == expected
 
 
 async def http_ok(host: str, port: int, path: str) -> bool:

@@ -32,7 +32,7 @@ from bridge.embedded.triton import TritonServer
 from bridge.embedded.variables import absolute, as_variables, no_files
 from bridge.embedded.workers import WorkerKind, WorkerPool
 from bridge.errors import RuntimeStartError
-from bridge.settings import Settings
+from bridge.settings import Settings, bracketed
 
 __all__ = ["Part", "PartState", "QueueChoice", "Stack"]
 
@@ -46,6 +46,9 @@ class QueueChoice(StrEnum):
     AUTO = "auto"
     RABBITMQ = "rabbitmq"
     REDIS_STREAMS = "redis-streams"
+
+
+_FOLDERS = {"MODEL_REPOSITORY", "DATASET_ROOT", "CHECKPOINT_ROOT", "BRIDGE_WORK_ROOT"}
 
 
 class Stack:
@@ -99,8 +102,9 @@ class Stack:
     @property
     def client_environment(self) -> dict[str, str]:
         """The variables by which another terminal, with our environment, reaches this stack."""
-        given = as_variables(self._given)
-        return {k: v for k, v in as_variables(self.settings).items() if given.get(k) != v}
+        given, ours = as_variables(self._given), as_variables(self.settings)
+        # Folders too, as the other terminal may be in another one.
+        return {k: v for k, v in ours.items() if k in _FOLDERS or given.get(k) != v}
 
     async def __aenter__(self) -> Self:
         await self._state.__aenter__()
@@ -253,7 +257,7 @@ class Stack:
         host, port = self._metrics_address(kind)
         environment |= {"BRIDGE_METRICS_HOST": host, "BRIDGE_METRICS_PORT": str(port)}
         pool = WorkerPool(self._state, kind, count, environment)
-        metrics = f"http://{host}:{port}/metrics"
+        metrics = f"http://{bracketed(host)}:{port}/metrics"
         await self._start_part(f"{kind} worker", pool, f"{count} on {queue}", metrics)
 
     def _metrics_address(self, kind: WorkerKind) -> tuple[str, int]:

@@ -222,3 +222,13 @@ def test_what_is_relative_here_is_the_same_there(monkeypatch: pytest.MonkeyPatch
     environment = Stack(Settings()).environment
     assert environment["DATASET_ROOT"] == str(Path.cwd() / "data")
     assert environment["BRIDGE_WORK_ROOT"] == str(Path.cwd() / "work")
+
+
+def test_another_terminal_is_told_of_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It may be in another folder, where what is relative is another."""
+    monkeypatch.chdir(tmp_path)
+    told = Stack(Settings()).client_environment
+    assert told["DATASET_ROOT"] == str(tmp_path / "datasets")
+    assert told["MODEL_REPOSITORY"] == str(tmp_path / "model_repository")

@@ -1,5 +1,6 @@
 """Versions taken out of service and put back, in a real Triton."""
 
+import asyncio
 import shutil
 
 import numpy as np
@@ -94,6 +95,28 @@ async def test_where_triton_cannot_load_what_comes_back_nothing_changes(client, 
         await put_back(repository, client, model)
     assert repository.versions(model) == [1]
     assert await factor(client, model) == 2
+
+
+async def test_where_somebody_loses_patience_nothing_changes(
+    client, repository, model, monkeypatch
+):
+    """Ctrl-C while Triton loads."""
+    loading, load = asyncio.Event(), client.load
+
+    async def slow(name):
+        if not loading.is_set():
+            loading.set()
+            await asyncio.Event().wait()
+        await load(name)
+
+    monkeypatch.setattr(client, "load", slow)
+    taking = asyncio.create_task(take_out(repository, client, model))
+    await asyncio.wait_for(loading.wait(), 10)
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert repository.versions(model) == [1, 2]
+    assert await factor(client, model) == 3
 
 
 async def test_without_the_key_nothing_changes(triton, client, repository, model):
