@@ -5,6 +5,10 @@ import time
 
 import numpy as np
 import pytest
+import redis
+from taskiq import TaskiqResult
+
+from bridge.messages import encode_result
 
 ROW = [[5.1, 3.5, 1.4, 0.2]]
 
@@ -141,6 +145,18 @@ def test_status_of_a_task(stack, iris):
             break
     assert found["state"] == "failed"
     assert found["error"].startswith("DatasetError: ")
+
+
+def test_a_task_of_somebodys_own_may_return_anything(stack):
+    done = TaskiqResult(is_err=False, return_value=42, execution_time=0.1)
+    with redis.Redis.from_url(stack.environment["REDIS_URL"]) as store:
+        store.set("answer", encode_result(done), ex=600)
+    status = stack.run("status", "answer")
+    assert status.returncode == 0, status.stderr
+    assert "42" in status.stdout
+    followed = stack.run("follow", "answer", "--json")
+    assert followed.returncode == 0, followed.stderr
+    assert json.loads(followed.stdout) == {"task_id": "answer", "result": 42}
 
 
 def test_a_training_is_cancelled_while_it_runs(stack, iris):
