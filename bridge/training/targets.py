@@ -4,6 +4,7 @@ Enters: a dataset's splits and the caller's choice of target and task. Leaves: `
 every value finite, every class known to both splits, every label printable.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from bridge.training.request import TARGETS, ModelConfig, Task
 from bridge.training.streams import not_finite
 
 _FLAGS = 2  # dimensions: rows, labels
+_SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,13 @@ def read_targets(splits: Sequence[datasets.Dataset], model: ModelConfig) -> Targ
     """Read the target of each split, train first.
 
     Raises:
-        DatasetError: a column is missing, or does not suit the task.
+        DatasetError: a column is missing, or does not suit the task, or names its classes
+            differently in another split.
     """
     columns = target_columns(splits[0].column_names, model)
     name = ", ".join(columns)
     raw = [_column(split, columns) for split in splits]
+    _check_names(splits, columns)
     task = model.task or _task_of(raw[0])
     if task == "regression":
         return Targets(task, [_values(name, column) for column in raw], ())
@@ -124,6 +128,23 @@ def _column(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
                 f"target {name!r} must hold one number for each row, as it is one of several"
             )
     return np.stack(parts, axis=1)
+
+
+def _check_names(splits: Sequence[datasets.Dataset], columns: tuple[str, ...]) -> None:
+    """One number must mean one class in all splits, as it is numbers that are compared."""
+    show = reprlib.Repr()
+    show.maxlist = _SHOWN_NAMES
+    for name in columns:
+        first = tables.class_names(splits[0], name)
+        for split in splits[1:]:
+            names = tables.class_names(split, name)
+            if None not in (first, names) and names != first:  # plain numbers claim no names
+                raise DatasetError(
+                    f"target {name!r} names its classes {show.repr(first)} in train and "
+                    f"{show.repr(names)} in validation, so that one number means two classes; "
+                    f"give both splits the list of train, in `datasets` by "
+                    f"align_labels_with_mapping"
+                )
 
 
 def _task_of(target: Array) -> Task:

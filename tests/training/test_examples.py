@@ -1,5 +1,6 @@
 """Columns that cannot be trained on, each told with the column and the remedy."""
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +111,37 @@ def test_validation_that_does_not_fit(store):
     store.add("classes", {"train": good, "validation": {"x": X, "target": Y + 5}})
     with pytest.raises(DatasetError, match=r"classes that train has not: 5, 6"):
         examples(store, "classes")
+
+
+def save_named(store, train, validation):
+    """A dataset whose splits name the classes 0 and 1 as is given."""
+    splits = {
+        name: datasets.Dataset.from_dict(
+            {"x": X, "label": Y},
+            datasets.Features(
+                x=datasets.List(datasets.Value("float32")),
+                label=datasets.ClassLabel(names=names) if names else datasets.Value("int64"),
+            ),
+        )
+        for name, names in {"train": train, "validation": validation}.items()
+    }
+    datasets.DatasetDict(splits).save_to_disk(store.root / "d")
+
+
+@pytest.mark.parametrize("other", [["b", "c"], ["b", "a", "c"], ["x", "y"]])
+def test_splits_that_name_their_classes_differently(store, other):
+    save_named(store, ["a", "b", "c"], other)
+    with pytest.raises(DatasetError) as told:
+        examples(store)
+    assert f"{['a', 'b', 'c']} in train and {other} in validation" in str(told.value)
+
+
+@pytest.mark.parametrize("other", [["a", "b"], None])
+def test_splits_that_name_their_classes_alike_or_not_at_all(store, other):
+    save_named(store, ["a", "b"], other)
+    made = examples(store)
+    assert made.labels == ("a", "b")
+    assert (made.validation.targets == Y).all()
 
 
 @pytest.mark.parametrize("kind", [int, bool, np.float32])
