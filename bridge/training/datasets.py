@@ -213,7 +213,7 @@ class DatasetStore:
         splits = self.splits(dataset_id)
         train = splits["train"] if "train" in splits else next(iter(splits.values()))
         held = next((splits[name] for name in _VALIDATION if name in splits), None)
-        if held is not None:
+        if held is not None and held is not train:  # a validation split alone is split as any
             return Splits(train, held)
         with naming(dataset_id):
             kept, held_back = split_rows(len(train), seed, validation_fraction, classes(train))

@@ -281,6 +281,14 @@ def test_the_split_keeps_the_shares_of_the_classes(store, seed):
     assert sorted([*splits.train["x"], *splits.validation["x"]]) == list(range(100))
 
 
+@pytest.mark.parametrize("name", ["validation", "valid", "val"])
+def test_a_validation_split_alone_is_split(store, name):
+    store.add("d", {name: {"x": np.arange(20)}})
+    splits = store.load("d", seed=0, validation_fraction=0.2)
+    assert (len(splits.train), len(splits.validation)) == (16, 4)
+    assert not {*splits.train["x"]} & {*splits.validation["x"]}
+
+
 def test_every_row_a_class_of_its_own_is_split_all_the_same(store):
     store.add("d", {"train": {"target": np.arange(20)}})
     splits = store.load(
