@@ -26,7 +26,8 @@ def csv_source(path: Path) -> Source:
     """The rows of a file.
 
     Raises:
-        ArrowException: it is no csv file with a header line and equally many values in each line.
+        ArrowException: it is no csv file with a header line and equally many values in each line,
+            or not UTF-8.
     """
     if path.stat().st_size <= _WHOLE_CSV_BYTES:
         return in_memory(pyarrow.csv.read_csv(path))
@@ -67,6 +68,9 @@ def _csv_form(path: Path) -> _CsvForm:
 
     Arrow takes the types from the first block. Where a later value does not fit, that column gets
     a wider type; where a line is longer than a block, blocks get longer.
+
+    Raises:
+        ArrowException: see `csv_source`; or text is not UTF-8.
     """
     wider: dict[str, pa.DataType] = {}
     names: list[str] = []
@@ -80,6 +84,11 @@ def _csv_form(path: Path) -> _CsvForm:
             misfit = _CSV_MISFIT.search(str(error))
             if misfit is not None and names:
                 name, kind = names[int(misfit[1])], misfit[2]
+                if kind == "string":  # nothing is wider, and each turn must change something
+                    raise pa.ArrowInvalid(
+                        f"column {name!r} holds text that is not UTF-8; convert the file, for "
+                        f"example: iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
+                    ) from error
                 wider[name] = {"null": pa.int64(), "int64": pa.float64()}.get(kind, pa.string())
             elif (
                 _CSV_LONG_LINE.search(str(error))

@@ -179,6 +179,15 @@ def test_a_large_csv_file_that_is_wrong(store, tmp_path, small, content, shown):
     assert list(store.root.iterdir()) == []
 
 
+@pytest.mark.parametrize("values", [["one"] * ROWS, range(ROWS)])
+def test_a_large_csv_file_that_is_not_utf_8(store, tmp_path, small, values):
+    """Found far from the first block, of which arrow takes the types."""
+    text = "\n".join(["a,b", *(f"{value},1" for value in values), "caf\u00e9,1"])
+    (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DatasetError, match="column 'a' holds text that is not UTF-8; convert"):
+        store.add("d", tmp_path / "d.csv")
+
+
 def test_a_file_laid_by_hand_that_memory_does_not_hold(store, monkeypatch):
     np.savez(store.root / "d.npz", x=np.arange(1000.0), target=np.arange(1000) % 2)
     monkeypatch.setattr(room, "free_memory", lambda: 20_000)
