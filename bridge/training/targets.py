@@ -119,7 +119,7 @@ def finite_numbers(name: str, column: Array) -> Array:
 
 def _column(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
     """One column as it is, or several side by side."""
-    parts = [tables.column_array(split, name) for name in columns]
+    parts = [_flat(tables.column_array(split, name)) for name in columns]
     if len(parts) == 1:
         return parts[0]
     for name, part in zip(columns, parts, strict=True):
@@ -128,6 +128,12 @@ def _column(split: datasets.Dataset, columns: tuple[str, ...]) -> Array:
                 f"target {name!r} must hold one number for each row, as it is one of several"
             )
     return np.stack(parts, axis=1)
+
+
+def _flat(column: Array) -> Array:
+    """Lists of one number each are that number: one label of several there cannot be."""
+    alone = column.ndim == _FLAGS and column.shape[1] == 1 and column.dtype.kind in "biuf"
+    return column.reshape(-1) if alone else column
 
 
 def _check_names(splits: Sequence[datasets.Dataset], columns: tuple[str, ...]) -> None:

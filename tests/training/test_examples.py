@@ -63,6 +63,7 @@ NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
         ),
         ({"x": X, "a": Y, "b": Y.astype(str)}, {"targets": ["a", "b"]}, "must hold one number"),
         ({"x": X, "target": Y}, {"task": "multi-label"}, "a list with 1 for each label that is"),
+        ({"x": X, "target": Y[:, None] * 1.0}, {"task": "multi-label"}, "a list with 1 for each"),
         ({"x": X, "target": FLAGS * 2}, {"task": "multi-label"}, "a list with 1 for each label"),
         (
             {"x": X, "target": FLAGS},
@@ -152,6 +153,16 @@ def test_a_column_of_lists_holds_several_labels(store, kind):
     assert made.train.targets.dtype == np.float32
     assert set(map(tuple, made.train.targets)) == {(0, 1, 0), (1, 0, 1)}
     assert examples(store).task == ("regression" if kind is np.float32 else "multi-label")
+
+
+@pytest.mark.parametrize("kind", [int, bool, np.uint8])
+def test_lists_of_one_flag_are_two_classes(store, kind):
+    store.add("d", {"train": {"x": X, "target": Y[:, None].astype(kind)}})
+    made = examples(store)
+    assert (made.task, made.outputs, made.train.targets.shape) == ("classification", 2, (30,))
+    assert examples(store, task="regression").train.targets.shape == (30, 1)
+    with pytest.raises(DatasetError, match="a list with 1 for each label"):
+        examples(store, task="multi-label")
 
 
 def test_several_columns_are_labels_by_their_names_or_values(store):
