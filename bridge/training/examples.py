@@ -52,6 +52,11 @@ class Examples:
         return self.columns[0] if len(self.columns) == 1 else "features"
 
     @property
+    def output_name(self) -> str:
+        """The model's output."""
+        return "probabilities" if self.labels else "values"
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
         return tuple(self.train.inputs.shape[1:])
@@ -72,7 +77,8 @@ def prepare(splits: Splits, model: ModelConfig, *, sequences: bool = False) -> E
 
     Raises:
         DatasetError: a column is missing, not numeric, ragged or holds NaN; too few rows; fewer
-            than two classes. Each names the column and what to do.
+            than two classes; the input would be called what the output is. Each names the column
+            and what to do.
     """
     names = splits.train.column_names
     target = target_columns(names, model)
@@ -99,4 +105,9 @@ def prepare(splits: Splits, model: ModelConfig, *, sequences: bool = False) -> E
         )
     found = read_targets(both, model)
     train, validation = (Rows(x, y) for x, y in zip(inputs, found.arrays, strict=True))
-    return Examples(train, validation, found.task, columns, ", ".join(target), found.labels, words)
+    made = Examples(train, validation, found.task, columns, ", ".join(target), found.labels, words)
+    if made.input_name == made.output_name:  # which no model may have
+        raise DatasetError(
+            f"column {made.input_name!r} has the name of the model's output; rename the column"
+        )
+    return made

@@ -179,7 +179,6 @@ def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:
     """What the model will take and give: raw rows; probabilities, or values."""
-    output = "probabilities" if examples.labels else "values"
     datatype, shape = "FP32", examples.input_shape
     if examples.words is not None:
         datatype = "INT64"
@@ -187,7 +186,7 @@ def signature_of(examples: Examples, max_batch_size: int) -> Signature:
             datatype, shape = "BYTES", (1,)
     return Signature(
         (TensorSpec(examples.input_name, datatype, (-1, *shape)),),
-        (TensorSpec(output, "FP32", (-1, examples.outputs)),),
+        (TensorSpec(examples.output_name, "FP32", (-1, examples.outputs)),),
         max_batch_size,
         examples.labels,
     )

@@ -165,6 +165,15 @@ def test_lists_of_one_flag_are_two_classes(store, kind):
         examples(store, task="multi-label")
 
 
+@pytest.mark.parametrize(("name", "target"), [("values", X[:, 0]), ("probabilities", Y)])
+def test_an_input_that_is_called_what_the_output_is(store, name, target):
+    store.add("d", {"train": {name: X, "target": target}})
+    with pytest.raises(DatasetError, match=f"'{name}' has the name of the model's output; rename"):
+        examples(store)
+    store.add("beside", {"train": {name: X[:, 0], "z": X, "target": target}})
+    assert examples(store, "beside").input_name == "features"
+
+
 def test_several_columns_are_labels_by_their_names_or_values(store):
     store.add("d", {"train": {"x": X, "a": Y, "b": 1 - Y}})
     made = examples(store, targets=["b", "a"])
