@@ -25,6 +25,7 @@ from bridge.training.streams import Inputs
 from bridge.training.watcher import Progress, Watcher
 
 _JUDGING_ROWS = 1024
+_JUDGING_BYTES = 64 * 1024 * 1024  # of inputs; what a network makes of them is many times as much
 
 
 def fit(
@@ -100,7 +101,7 @@ def _train(
     trainer.fit(
         module,
         Feed(examples.train, size, parameters.seed, here),
-        Feed(examples.validation, _JUDGING_ROWS),
+        Feed(examples.validation, judging_rows(examples.validation.inputs, size // here[1])),
         ckpt_path=slices.resume,
         weights_only=True,
     )
@@ -134,8 +135,20 @@ def _trainer_options(parameters: Hyperparameters) -> dict[str, Any]:
     }
 
 
+def judging_rows(inputs: Inputs, trained: int = 1) -> int:
+    """How many rows are judged at once: 1,024, or fewer where they are large.
+
+    Args:
+        inputs: at least one row.
+        trained: so many rows at once are known to fit, as they are trained on.
+    """
+    row_bytes = inputs[:1].nbytes
+    return min(_JUDGING_ROWS, max(1, trained, _JUDGING_BYTES // row_bytes))
+
+
 def answers(network: Network, inputs: Inputs) -> Iterator[torch.Tensor]:
     """What callers will get for raw rows, a piece at a time."""
+    size = judging_rows(inputs)
     with torch.inference_mode():
-        for start in range(0, len(inputs), _JUDGING_ROWS):
-            yield network.answer(torch.from_numpy(inputs[start : start + _JUDGING_ROWS]))
+        for start in range(0, len(inputs), size):
+            yield network.answer(torch.from_numpy(inputs[start : start + size]))

@@ -14,6 +14,7 @@ from bridge.training.architectures import Network
 from bridge.training.feed import Batch
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.judging import progress_value
+from bridge.training.losses import weight_of
 from bridge.training.schedules import make_optimizer, make_schedule
 
 
@@ -36,7 +37,8 @@ class Learner(lightning.LightningModule):
         self.parameters_given = parameters
         self.loss = loss
         self.steps = steps
-        self.judged: list[tuple[float, float, int]] = []
+        self.judged: list[tuple[float, float, float, int]] = []
+        """Of each piece its loss, what that counts for, its progress value, and its rows."""
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         """See `LightningModule`."""
@@ -49,7 +51,8 @@ class Learner(lightning.LightningModule):
         rows, targets = batch
         outputs, wanted = self.network(rows).float(), self.network.wanted(targets)
         value = progress_value(self.network.task, outputs, wanted)
-        self.judged.append((float(self.loss(outputs, wanted)), value, len(rows)))
+        loss, weight = float(self.loss(outputs, wanted)), weight_of(self.loss, wanted)
+        self.judged.append((loss, weight, value, len(rows)))
 
     def configure_optimizers(self) -> Any:
         """See `LightningModule`."""

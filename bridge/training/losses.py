@@ -51,6 +51,20 @@ def make_loss(
     return nn.CrossEntropyLoss(weight, label_smoothing=smoothing)
 
 
+def weight_of(loss: nn.Module, wanted: torch.Tensor) -> float:
+    """What the loss of these rows counts for in a mean over several pieces' losses.
+
+    Torch divides a loss with class weights by the sum of its rows' weights, not by their number.
+
+    Args:
+        loss: from `make_loss`.
+        wanted: of `Network.wanted`, rows first.
+    """
+    if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None:
+        return float(loss.weight[wanted].sum())
+    return float(len(wanted))
+
+
 class _Flags(nn.Module):
     """Binary cross-entropy of each label; the weight is that of its ones."""
 

@@ -92,9 +92,9 @@ class Watcher(Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """See `Callback`."""
         judged = pl_module.judged
-        count = sum(rows for _, _, rows in judged)
-        loss = sum(loss * rows for loss, _, rows in judged) / count
-        right = sum(right * rows for _, right, rows in judged) / count
+        weights, rows = (sum(piece[at] for piece in judged) for at in (1, 3))
+        loss = sum(loss * weight for loss, weight, _, _ in judged) / weights
+        right = sum(right * count for _, _, right, count in judged) / rows
         judged.clear()
         epoch = trainer.current_epoch
         if not math.isfinite(loss):

@@ -11,7 +11,7 @@ from bridge.training.architectures import Network
 from bridge.training.examples import Examples, Rows
 from bridge.training.export import compare, export
 from bridge.training.feed import Feed
-from bridge.training.fit import fit
+from bridge.training.fit import fit, judging_rows
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.learner import Learner
 from bridge.training.losses import make_loss
@@ -243,3 +243,30 @@ def test_smoothed_labels_wish_for_less_than_certainty():
     best = torch.logit(torch.tensor([[0.9, 0.1]]))
     assert loss(best, wanted) < loss(best * 1.2, wanted)
     assert loss(best, wanted) < loss(best * 0.8, wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "trained", "rows"),
+    [((3, 224, 224), 64, 111), ((3, 224, 224), 256, 256), ((4096, 4096), 1, 1), ((4,), 4096, 1024)],
+)
+def test_large_rows_are_judged_some_at_a_time(shape, trained, rows):
+    assert judging_rows(np.zeros((2, *shape), np.float32), trained) == rows
+
+
+@pytest.mark.parametrize(("batch_size", "judged"), [(4, 10), (16, 16)])
+@pytest.mark.parametrize("more", [{}, {"class_weights": "balanced", "label_smoothing": 0.1}])
+def test_smaller_pieces_are_judged_alike(tmp_path, monkeypatch, batch_size, judged, more):
+    given = {"batch_size": batch_size, **more}
+    _, at_once, seen = learn(tmp_path, **given)
+    network, sizes = small_network(), []
+    network.register_forward_pre_hook(
+        lambda module, given: None if module.training else sizes.append(len(given[0]))
+    )
+    monkeypatch.setattr("bridge.training.fit._JUDGING_BYTES", 10 * X[0].nbytes)
+    _, in_pieces, seen_in_pieces = learn(tmp_path, network=network, **given)
+    assert max(sizes) == judged
+    for metrics in (at_once, in_pieces):
+        del metrics["training_s"]
+    assert in_pieces == pytest.approx(at_once, rel=1e-5)
+    for one, other in zip(seen[-1]["curve"], seen_in_pieces[-1]["curve"], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
