@@ -54,9 +54,10 @@ def main() -> int:
             threading.Thread(target=_hear, args=(orders, stop), daemon=True).start()
             work(job, Path(job["folder"]), report, stop.is_set)
         except Exception as error:  # noqa: BLE001  (the parent must hear of it)
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log is where the disk may be full
+                traceback.print_exc()
             kind, text = told(error)
-            report("error", {"class": kind.__name__, "message": text})
+            report("error", {"class": kind.__name__, "message": text})  # and then it is killed
             return 1
     return 0
 

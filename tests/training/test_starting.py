@@ -28,9 +28,12 @@ async def ignore(*_):
 
 
 def called(name, of=None):
-    """Processes of this name below this one, or below another."""
+    """Processes of this name that this one has started, or anywhere below another.
+
+    Not below this one: what other tests have left running for those to come has some of its own.
+    """
     found = []
-    for process in psutil.Process(of).children(recursive=True):
+    for process in psutil.Process(of).children(recursive=of is not None):
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.name() == name:
                 found.append(process.pid)
