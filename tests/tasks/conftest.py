@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridge.client import BridgeClient
+from bridge.queues import build_broker
 from bridge.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,3 +128,32 @@ async def module_worker(tmp_path_factory):
 async def client(worker, settings):
     async with BridgeClient(settings) as client:
         yield client
+
+
+@contextlib.asynccontextmanager
+async def _listening(settings, shortcut, *middlewares, idle_ms=None):
+    broker = build_broker(settings, "inference")
+    broker.is_worker_process = True
+    broker.add_middlewares(*middlewares)
+    if idle_ms is not None:
+        broker.idle_timeout = idle_ms
+    broker.intake.shortcuts["t"] = shortcut
+    await broker.startup()
+
+    async def listen():
+        async for _ in broker.listen():
+            pytest.fail("a task without a shortcut")
+
+    task = asyncio.create_task(listen())
+    try:
+        yield broker
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await broker.shutdown()
+
+
+@pytest.fixture
+def listening():
+    """A worker's broker in this process, for a block; a shortcut runs the tasks called `t`."""
+    return _listening

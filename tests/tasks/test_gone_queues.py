@@ -34,28 +34,6 @@ async def amqp(own):
         yield await connection.channel()
 
 
-@contextlib.asynccontextmanager
-async def listening(settings, shortcut, *middlewares):
-    """A worker's broker; `shortcut` runs the tasks called `t`."""
-    broker = build_broker(settings, "inference")
-    broker.is_worker_process = True
-    broker.add_middlewares(*middlewares)
-    broker.intake.shortcuts["t"] = shortcut
-    await broker.startup()
-
-    async def listen():
-        async for _ in broker.listen():
-            pytest.fail("a task without a shortcut")
-
-    task = asyncio.create_task(listen())
-    try:
-        yield broker
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await broker.shutdown()
-
-
 async def ended(broker, **labels):
     """What became of a task that is sent now."""
     sent = await AsyncKicker("t", broker, labels).kiq()
@@ -88,7 +66,7 @@ async def test_who_sends_into_a_queue_that_is_gone_hears_of_it(own, amqp):
     await broker.shutdown()
 
 
-async def test_a_delay_queue_that_is_gone_is_made_anew(own, amqp):
+async def test_a_delay_queue_that_is_gone_is_made_anew(listening, own, amqp):
     async def delete():
         await amqp.queue_delete(f"{own.taskiq_ml_queue}.delay.1s")
         return errors.ModelUnavailableError("again")
@@ -97,7 +75,7 @@ async def test_a_delay_queue_that_is_gone_is_made_anew(own, amqp):
         assert (await ended(broker)).return_value == "well"
 
 
-async def test_a_delay_queue_of_another_type_is_used_as_it_is(own, amqp, caplog):
+async def test_a_delay_queue_of_another_type_is_used_as_it_is(listening, own, amqp, caplog):
     await amqp.declare_queue(
         f"{own.taskiq_ml_queue}.delay.1s",
         durable=True,
@@ -113,7 +91,7 @@ async def test_a_delay_queue_of_another_type_is_used_as_it_is(own, amqp, caplog)
     assert ".delay.1s is used as it is" in caplog.text
 
 
-async def test_a_dead_letter_queue_that_is_gone_is_made_anew(own, amqp):
+async def test_a_dead_letter_queue_that_is_gone_is_made_anew(listening, own, amqp):
     letters = f"{own.taskiq_ml_queue}.dead_letter"
     async with listening(own, meets()) as broker:
         await amqp.queue_delete(letters)
@@ -132,7 +110,9 @@ async def test_a_dead_letter_queue_that_is_gone_is_made_anew(own, amqp):
         assert (await ended(broker)).return_value == "well"
 
 
-async def test_a_queue_that_is_used_as_it_is_is_consumed_again_once_it_is_there_again(own, amqp):
+async def test_a_queue_that_is_used_as_it_is_is_consumed_again_once_it_is_there_again(
+    listening, own, amqp
+):
     async def make():
         await amqp.declare_queue(own.taskiq_ml_queue, durable=True)  # a classic one
 
@@ -157,7 +137,7 @@ async def test_a_queue_that_is_used_as_it_is_is_consumed_again_once_it_is_there_
                 await asyncio.sleep(0.02)
 
 
-async def test_waiting_for_a_model_does_not_use_up_the_tries_of_other_errors(own):
+async def test_waiting_for_a_model_does_not_use_up_the_tries_of_other_errors(listening, own):
     own = own.model_copy(update={"bridge_max_retries": 1})
     away = [errors.ModelUnavailableError("away")] * 4
     async with listening(own, meets(*away, errors.TritonBusyError("full"))) as broker:
@@ -167,14 +147,14 @@ async def test_waiting_for_a_model_does_not_use_up_the_tries_of_other_errors(own
         assert isinstance((await ended(broker)).error, errors.TritonBusyError)
 
 
-async def test_what_is_handed_back_often_is_nobodys_poison(own):
+async def test_what_is_handed_back_often_is_nobodys_poison(listening, own):
     own = own.model_copy(update={"bridge_delivery_limit": 3})
     outage = [errors.TritonUnavailableError("down")] * 7
     async with listening(own, meets(*outage)) as broker:
         assert (await ended(broker)).return_value == "well"
 
 
-async def test_a_deadline_of_the_workers_does_not_begin_anew_with_each_try(own):
+async def test_a_deadline_of_the_workers_does_not_begin_anew_with_each_try(listening, own):
     own = own.model_copy(update={"bridge_deadline_s": 3.0})
     began = time.monotonic()
     async with listening(own, meets(*[errors.ModelUnavailableError("away")] * 30)) as broker:
@@ -182,7 +162,7 @@ async def test_a_deadline_of_the_workers_does_not_begin_anew_with_each_try(own):
     assert time.monotonic() - began < WAIT_S / 2
 
 
-async def test_taskiqs_retries_end_in_the_tasks_own_error(own):
+async def test_taskiqs_retries_end_in_the_tasks_own_error(listening, own):
     """They send the task again, and keep its record from being written before the last try."""
     again = SmartRetryMiddleware(default_retry_count=2, default_retry_label=True, default_delay=0)
     wrong = [errors.InvalidInputError("wrong")] * 5
@@ -196,6 +176,6 @@ async def test_taskiqs_retries_end_in_the_tasks_own_error(own):
         assert sum((await broker.waiting()).values()) == 0
 
 
-async def test_a_delay_of_nothing_is_none(own):
+async def test_a_delay_of_nothing_is_none(listening, own):
     async with listening(own, meets()) as broker:
         assert (await ended(broker, delay=0)).return_value == "well"

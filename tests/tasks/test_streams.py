@@ -1,14 +1,13 @@
 """The queue on Redis Streams, on a real Redis: what is in whose hands."""
 
 import asyncio
-import contextlib
+import functools
 import json
 import uuid
 
 import pytest
 
 from bridge.errors import ModelUnavailableError, Outcome, TritonUnavailableError
-from bridge.queues import build_broker
 
 IDLE_MS = 600
 WAIT_S = 30
@@ -26,25 +25,31 @@ def stream(own):
     return own.taskiq_ml_queue
 
 
-@contextlib.asynccontextmanager
-async def listening(settings, shortcut):
-    """A worker's broker, whose entries go to others soon; `shortcut` runs the tasks called `t`."""
-    broker = build_broker(settings, "inference")
-    broker.idle_timeout = IDLE_MS
-    broker.intake.shortcuts["t"] = shortcut
-    await broker.startup()
+@pytest.fixture
+def listening(listening):
+    """Entries go to others soon."""
+    return functools.partial(listening, idle_ms=IDLE_MS)
 
-    async def listen():
-        async for _ in broker.listen():
-            pytest.fail("a task without a shortcut")
 
-    task = asyncio.create_task(listen())
-    try:
-        yield broker
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await broker.shutdown()
+def hanging():
+    """A shortcut that never ends, and what is set once it has begun."""
+    begun = asyncio.Event()
+
+    async def hang(message, turn):
+        begun.set()
+        await asyncio.Event().wait()
+
+    return hang, begun
+
+
+def noting():
+    """A shortcut that does no more, and the ids that it was given."""
+    runs = []
+
+    async def run(message, turn):
+        runs.append(message.task_id)
+
+    return run, runs
 
 
 async def add(redis, stream):
@@ -60,7 +65,9 @@ async def until_ended(redis, stream, *task_ids):
             await asyncio.sleep(0.05)
 
 
-async def test_what_a_dead_worker_had_comes_back_though_nothing_new_comes(redis, own, stream):
+async def test_what_a_dead_worker_had_comes_back_though_nothing_new_comes(
+    listening, redis, own, stream
+):
     runs = []
 
     async def run(message, turn):
@@ -75,7 +82,7 @@ async def test_what_a_dead_worker_had_comes_back_though_nothing_new_comes(redis,
     assert runs == [task_id]
 
 
-async def test_what_a_busy_worker_has_stays_his(redis, own, stream):
+async def test_what_a_busy_worker_has_stays_his(listening, redis, own, stream):
     runs = []
 
     async def run(message, turn):
@@ -88,7 +95,9 @@ async def test_what_a_busy_worker_has_stays_his(redis, own, stream):
     assert sorted(runs) == sorted(task_ids)
 
 
-async def test_what_is_handed_back_is_somebodys_soon_and_does_not_count(redis, own, stream):
+async def test_what_is_handed_back_is_somebodys_soon_and_does_not_count(
+    listening, redis, own, stream
+):
     own = own.model_copy(update={"bridge_delivery_limit": 1})
     runs = []
 
@@ -104,17 +113,11 @@ async def test_what_is_handed_back_is_somebodys_soon_and_does_not_count(redis, o
     assert runs == [task_id] * 3
 
 
-async def test_what_a_worker_that_stops_had_not_begun_is_anothers_at_once(redis, own, stream):
+async def test_what_a_worker_that_stops_had_not_begun_is_anothers_at_once(
+    listening, redis, own, stream
+):
     own = own.model_copy(update={"bridge_drain_timeout_s": 0.2})
-    begun, runs = asyncio.Event(), []
-
-    async def hang(message, turn):
-        begun.set()
-        await asyncio.Event().wait()
-
-    async def run(message, turn):
-        runs.append(message.task_id)
-
+    (hang, begun), (run, runs) = hanging(), noting()
     task_ids = [await add(redis, stream) for _ in range(5)]
     async with listening(own, hang) as broker:
         broker.idle_timeout = 3_600_000
@@ -125,7 +128,7 @@ async def test_what_a_worker_that_stops_had_not_begun_is_anothers_at_once(redis,
     assert sorted(runs) == sorted(task_ids)
 
 
-async def test_who_kills_his_workers_is_dead_lettered(redis, own, stream):
+async def test_who_kills_his_workers_is_dead_lettered(listening, redis, own, stream):
     own = own.model_copy(update={"bridge_delivery_limit": 2})
 
     async def run(message, turn):
@@ -144,7 +147,7 @@ async def test_who_kills_his_workers_is_dead_lettered(redis, own, stream):
     assert letter[b"x-bridge-error"] == b"PoisonousMessageError"
 
 
-async def test_an_entry_that_is_no_task_harms_nobody(redis, own, stream):
+async def test_an_entry_that_is_no_task_harms_nobody(listening, redis, own, stream):
     async def run(message, turn):
         pass
 
@@ -156,7 +159,7 @@ async def test_an_entry_that_is_no_task_harms_nobody(redis, own, stream):
     assert letter[b"x-bridge-error"] == b"MalformedMessageError"
 
 
-async def test_a_stream_that_is_gone_is_made_anew(redis, own, stream, caplog):
+async def test_a_stream_that_is_gone_is_made_anew(listening, redis, own, stream, caplog):
     async def run(message, turn):
         pass
 
@@ -169,7 +172,9 @@ async def test_a_stream_that_is_gone_is_made_anew(redis, own, stream, caplog):
         await until_ended(redis, stream, await add(redis, stream))
 
 
-async def test_a_deadline_of_the_workers_counts_from_when_it_was_added(redis, own, stream):
+async def test_a_deadline_of_the_workers_counts_from_when_it_was_added(
+    listening, redis, own, stream
+):
     own = own.model_copy(update={"bridge_deadline_s": 0.5})
 
     async def run(message, turn):
@@ -183,17 +188,9 @@ async def test_a_deadline_of_the_workers_counts_from_when_it_was_added(redis, ow
     assert error.outcome is Outcome.EXPIRED
 
 
-async def test_who_has_one_in_hand_leaves_the_next_to_others(redis, own, stream):
+async def test_who_has_one_in_hand_leaves_the_next_to_others(listening, redis, own, stream):
     own = own.model_copy(update={"bridge_prefetch": 1})
-    begun, runs = asyncio.Event(), []
-
-    async def hang(message, turn):
-        begun.set()
-        await asyncio.Event().wait()
-
-    async def run(message, turn):
-        runs.append(message.task_id)
-
+    (hang, begun), (run, runs) = hanging(), noting()
     own = own.model_copy(update={"bridge_drain_timeout_s": 0.2})
     await add(redis, stream)
     async with listening(own, hang):
@@ -207,7 +204,7 @@ async def test_who_has_one_in_hand_leaves_the_next_to_others(redis, own, stream)
                     await asyncio.sleep(0.05)
 
 
-async def test_hundreds_of_tries_are_no_deeper_than_one(redis, own, stream):
+async def test_hundreds_of_tries_are_no_deeper_than_one(listening, redis, own, stream):
     soon = {"bridge_retry_first_s": 0.0001, "bridge_retry_longest_s": 0.0001}
     own = own.model_copy(update={**soon, "bridge_max_retries": 6})
     tries = []
