@@ -68,11 +68,7 @@ async def until_ended(redis, stream, *task_ids):
 async def test_what_a_dead_worker_had_comes_back_though_nothing_new_comes(
     listening, redis, own, stream
 ):
-    runs = []
-
-    async def run(message, turn):
-        runs.append(message.task_id)
-
+    run, runs = noting()
     task_id = await add(redis, stream)
     await redis.xgroup_create(stream, "taskiq", id="0")
     taken = await redis.xreadgroup("taskiq", "dead", {stream: ">"})
