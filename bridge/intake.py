@@ -61,7 +61,7 @@ class Intake:
         False: it has passed the point of no return, and is run to its end."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
-        self.given_up: list[Callable[[TaskiqMessage, TaskiqResult[Any]], None]] = []
+        self.given_up: list[Callable[[TaskiqMessage, TaskiqResult[Any]], Any]] = []
         """Called with each dead-lettered task, which middlewares do not hear of."""
         self.observer: Observer = SILENT
         """Hears what becomes of messages."""
@@ -308,7 +308,7 @@ class Intake:
         result = _result(message, None, error, 0.0)
         await self._save(message, result)
         for listener in self.given_up:
-            listener(message, result)
+            await maybe_awaitable(listener(message, result))
         await delivery.ack()
         self.observer.ended(message, None, outcome_of(error), None)
 

@@ -262,6 +262,11 @@ class Jobs:
         found = await self._redis.hgetall(keys_of(task_id)[0])
         return _job(task_id, found) if b"state" in found else None
 
+    async def to_be_paused(self, task_id: str) -> bool:
+        """Whether it was last told so; also if no worker has had it yet."""
+        want: bytes | None = await self._redis.hget(keys_of(task_id)[0], "want")
+        return want == b"pause"
+
     async def was_sent(self, task_id: str) -> bool:
         """Whether a message of a task that has not ended is, or was, in the queue."""
         return any(await self._redis.hmget(keys_of(task_id)[0], "sent", "message"))

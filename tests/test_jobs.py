@@ -75,6 +75,7 @@ async def test_pausing_and_resuming(jobs, task):
     await jobs.pause(task)  # before anybody has heard of it
     assert await jobs.find(task) is None  # nor is heard of it, as it may be a slip of the hand
     assert await jobs.all() == []
+    assert await jobs.to_be_paused(task)
     assert (await jobs.claim(task, ask())).answer == "paused"
     job = await jobs.find(task)
     assert (job.state, job.pausing) == ("paused", True)
@@ -86,6 +87,7 @@ async def test_pausing_and_resuming(jobs, task):
     await jobs.pause(task)
     assert await jobs.renew(task, claim.number) == "pause"
     assert await jobs.resume(task) is None  # it had not stopped yet
+    assert not await jobs.to_be_paused(task)
     assert await jobs.renew(task, claim.number) == ""
 
 

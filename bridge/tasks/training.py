@@ -73,7 +73,7 @@ async def connect(state: TaskiqState) -> None:
     jobs = state.jobs = open_jobs()
     checkpoints = open_checkpoint_store(settings)
     group = await exits.enter_async_context(leading(redis, settings, _WORKER))
-    spare = Spare(_variables() if settings.bridge_training_spare else None)
+    spare = Spare(kept=settings.bridge_training_spare)
     exits.push_async_callback(spare.close)
     training_broker.intake.draining.append(spare.retire)
     running = state.running = Running(
@@ -100,7 +100,7 @@ async def connect(state: TaskiqState) -> None:
     watched.subjects["train_model"] = _subject
     watched.asks.append(lambda: _states(jobs))
     await exits.enter_async_context(answering(training_broker, triton, watched))
-    spare.prepare()
+    spare.prepare(_variables())  # the last one is set by what answers for this worker
 
 
 def _subject(message: TaskiqMessage, value: Any) -> tuple[Any, Any]:
@@ -249,8 +249,7 @@ async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
     try:
         floor = await checkpoints.floor()
     except CheckpointError:
-        job = await jobs.find(message.task_id)
-        if job is not None and job.pausing:  # it needs no store
+        if await jobs.to_be_paused(message.task_id):  # that needs no store
             return Claim("paused")
         raise
     asking = Asking(
@@ -268,8 +267,6 @@ async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:
         except CheckpointError as error:
             log.warning("paused task %s: %s", message.task_id, error)
     if claim.answer == "poisonous":
-        with contextlib.suppress(*REDIS_LOST):
-            await jobs.forget(message.task_id)  # who replays the letter begins anew
         raise PoisonousMessageError(
             f"{asking.limit} workers were lost with the training, one after the other, and none "
             "of them came to a checkpoint; it lies in the dead-letter queue"
@@ -298,7 +295,9 @@ class ForgetJob(TaskiqMiddleware):
                 await jobs.forget(message.task_id)
 
 
-training_broker.add_middlewares(ForgetJob())
+_forget = ForgetJob()
+training_broker.add_middlewares(_forget)
+training_broker.intake.given_up.append(_forget.post_save)  # who replays the letter begins anew
 training_broker.intake.shortcuts["train_model"] = _train_model
 training_broker.intake.self_stopping.add("train_model")
 training_broker.intake.expiring["train_model"] = _may_expire

@@ -18,7 +18,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -35,8 +34,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
 def main() -> int:
     """Do one job; returns the exit status."""
     die_with(int(sys.argv[2]))
-    _offer_itself()
-    _be_called(WAITING)
+    _be_called(WAITING, 1000)
     # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
@@ -63,13 +61,11 @@ def main() -> int:
 
 
 def _begin(job: dict[str, Any]) -> None:
-    """What it prints, and what libraries leave behind, goes where the job has it."""
-    _be_called(BUSY)
+    """What it prints goes where the job has it."""
+    _be_called(BUSY, 900)
     with Path(job["log"]).open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    os.environ["TMPDIR"] = job["scratch"]
-    tempfile.tempdir = None  # it may have been asked for, and is kept
 
 
 def _hear(orders: io.FileIO, stop: threading.Event) -> None:
@@ -88,15 +84,17 @@ def die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _be_called(name: str) -> None:
-    """Give this process a name of at most 15 bytes, for people who look at `ps` or `top`."""
+def _be_called(name: str, oom_score_adj: int) -> None:
+    """What people see who look at `ps` or `top`, and the kernel where memory runs out.
+
+    Args:
+        name: at most 15 bytes.
+        oom_score_adj: it takes this process before servers and workers, and before those whose
+            number is lower.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-
-
-def _offer_itself() -> None:
-    """Where memory runs out, have the kernel take this process before servers and workers."""
     with contextlib.suppress(OSError):  # no procfs, or a sandbox that forbids it
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj))
 
 
 if __name__ == "__main__":

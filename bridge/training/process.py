@@ -25,7 +25,6 @@ from bridge.errors import (
 )
 from bridge.repository import Signature
 from bridge.training.failures import LESS_MEMORY
-from bridge.training.folders import scratch_folder
 from bridge.training.hindrances import starting_a_process, working_in
 from bridge.training.published import Ancestor
 from bridge.training.request import TrainingRequest
@@ -150,10 +149,7 @@ async def train_in_process(  # noqa: PLR0913 - what, where, how much of it, who 
         "ancestor": piece.ancestor and piece.ancestor.to_json(),
         **{name: getattr(piece, name) for name in _FOR_CHILD},
     }
-    with scratch_folder() as scratch:
-        return await _train(
-            {**job, "scratch": str(scratch)}, folder, piece, listeners, spare or Spare()
-        )
+    return await _train(job, folder, piece, listeners, spare or Spare())
 
 
 async def _train(
@@ -170,7 +166,7 @@ async def _train(
     sending = asyncio.create_task(_send(child.process, job, piece.stop, begun))
     limiting = asyncio.create_task(_limit(child.process.pid, piece.memory_bytes))
     ahead_s = max(0.0, piece.length_s - AHEAD_S)
-    ahead = asyncio.get_running_loop().call_later(ahead_s, spare.prepare)
+    ahead = asyncio.get_running_loop().call_later(ahead_s, spare.prepare, variables)
     try:
         done, outcome = await _listen(child.lines, folder, listeners, begun)
         status = await child.process.wait()
@@ -179,7 +175,7 @@ async def _train(
         sending.cancel()
         limiting.cancel()
         await child.end()
-        spare.prepare()
+        spare.prepare(variables)  # most trainings need the same
     if limiting.done() and not limiting.cancelled():
         raise TrainingMemoryError(limiting.result())
     if piece.stop.is_set() and not begun.is_set():

@@ -144,7 +144,8 @@ def _check_names(splits: Sequence[datasets.Dataset], columns: tuple[str, ...]) -
         first = tables.class_names(splits[0], name)
         for split in splits[1:]:
             names = tables.class_names(split, name)
-            if None not in (first, names) and names != first:  # plain numbers claim no names
+            # Plain numbers claim no names; of one list, the other may be the beginning.
+            if any(a != b for a, b in zip(first or (), names or (), strict=False)):
                 raise DatasetError(
                     f"target {name!r} names its classes {show.repr(first)} in train and "
                     f"{show.repr(names)} in validation, so that one number means two classes; "

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from bridge.embedded.ports import free_ports
 from bridge.errors import TrainingFailedError
 from bridge.training.child import BUSY, WAITING
 from bridge.training.process import LOG_FILE, Listeners, Piece, train_in_process
@@ -40,6 +41,11 @@ def called(name, of=None):
     return found
 
 
+def scratch_folder_of(pid):
+    """Where it has its temporary files."""
+    return Path(psutil.Process(pid).environ()["TMPDIR"])
+
+
 async def one_called(name, of=None):
     """Its pid, as soon as there is one."""
     async with asyncio.timeout(60):
@@ -55,9 +61,9 @@ async def get_ready():
     async with AsyncExitStack() as exits:
 
         async def get_ready():
-            spare = Spare(environment(None))
+            spare = Spare(kept=True)
             exits.push_async_callback(spare.close)
-            spare.prepare()
+            spare.prepare(environment(None))
             return spare, await one_called(WAITING)
 
         yield get_ready
@@ -96,7 +102,7 @@ async def test_the_next_training_takes_it_and_comes_to_the_same(get_ready, train
     assert not psutil.pid_exists(ready)
     await spare.close()
     assert not psutil.pid_exists(following)
-    spare.prepare()  # it has retired
+    spare.prepare(environment(None))  # it has retired
     assert await spare.take(environment(None)) is None
     assert not called(WAITING)
 
@@ -104,13 +110,16 @@ async def test_the_next_training_takes_it_and_comes_to_the_same(get_ready, train
 @pytest.mark.usefixtures("architectures_of_a_user")
 async def test_what_it_prints_and_leaves_behind_is_the_trainings(get_ready, train, tmp_path):
     spare, ready = await get_ready()
+    scratch = scratch_folder_of(ready)
     with pytest.raises(TrainingFailedError, match="ZeroDivisionError"):
         await train(spare, {"architecture": "failing", "options": {"how": "words"}})
     assert not psutil.pid_exists(ready)
     (log,) = tmp_path.glob(f"work-*/{LOG_FILE}")
-    assert "temporary files go into /" in log.read_text()
-    assert "/mlbridge-training-" in log.read_text()
-    assert "a mistake of the user's" in log.read_text()
+    told = log.read_text()
+    assert f"temporary files go into {scratch}\n" in told
+    assert f"compiled code goes into {scratch}/" in told
+    assert "a mistake of the user's" in told
+    assert not scratch.exists()
 
 
 async def test_one_that_has_died_is_replaced(get_ready, train):
@@ -135,33 +144,34 @@ async def take(spare):
 @pytest.mark.parametrize("end", [close, take])
 async def test_one_that_has_died_long_ago_is_not_killed(get_ready, monkeypatch, end):
     spare, ready = await get_ready()
-    child = await spare._starting
+    child, scratch = await spare._starting, scratch_folder_of(ready)
     psutil.Process(ready).kill()
     await child.process.wait()
     # Its number may be that of others by now.
     monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("somebody else was killed"))
     await end(spare)
-    assert child.pipe.is_closing()
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize("end", [close, take])
 async def test_one_that_begins_as_who_waits_for_it_is_cancelled_is_ended(monkeypatch, end):
-    begun = []
+    begun, scratch = [], []
 
     async def start_and_cancel(variables):
         begun.append(await start(variables))
+        scratch.append(scratch_folder_of(begun[0].process.pid))
         asyncio.get_running_loop().call_soon(waiting.cancel)
         return begun[0]
 
     monkeypatch.setattr("bridge.training.starting.start", start_and_cancel)
-    spare = Spare(environment(None))
-    spare.prepare()
+    spare = Spare(kept=True)
+    spare.prepare(environment(None))
     waiting = asyncio.create_task(end(spare))
     with pytest.raises(asyncio.CancelledError):
         await waiting
     try:
         assert begun[0].process.returncode == -signal.SIGKILL
-        assert begun[0].pipe.is_closing()
+        assert not scratch[0].exists()
     finally:
         await begun[0].end()
 
@@ -186,18 +196,21 @@ async def test_other_variables_need_another_process(get_ready, train):
     spare, ready = await get_ready()
     _, _, pid = await train(spare, threads=1)
     assert pid != ready
-    assert called(WAITING) == [ready]  # it still waits
+    assert not psutil.pid_exists(ready)  # it would be of no use, and in memory all the time
+    following = await one_called(WAITING)
+    _, _, pid = await train(spare, threads=1)
+    assert pid == following
 
 
 async def test_there_is_none_where_memory_is_short(monkeypatch):
     monkeypatch.setattr("bridge.training.starting.free_memory", lambda: 1_999_999_999)
-    spare = Spare(environment(None))
-    spare.prepare()
+    spare = Spare(kept=True)
+    spare.prepare(environment(None))
     assert await spare.take(environment(None)) is None
 
 
 async def test_it_is_made_ready_before_a_slice_ends(train):
-    spare = Spare(environment(None))
+    spare = Spare(kept=True)
     before = []
 
     async def watch():
@@ -218,7 +231,7 @@ import asyncio
 from bridge.training.starting import Spare, start
 from bridge.training.threads import environment
 async def main():
-    Spare(environment(None)).prepare()
+    Spare(kept=True).prepare(environment(None))
     await asyncio.sleep(600)
 asyncio.run(main())
 """
@@ -235,7 +248,8 @@ async def test_it_dies_with_its_parent():
 
 
 async def test_a_worker_keeps_one_until_it_stops(pool):
-    worker = await pool.start()
+    # What serves the metrics sets a variable of its own.
+    worker = await pool.start(BRIDGE_METRICS_PORT=str(free_ports(1)[0]))
     ready = await one_called(WAITING, worker.pid)
     handle = await pool.client.train("few", CNN, {"epochs": 100_000})
     assert await one_called(BUSY, worker.pid) == ready

@@ -1,5 +1,6 @@
 """What a user's own package would hold: architectures that work, and some that do not."""
 
+import os
 import sys
 import tempfile
 import time
@@ -69,6 +70,9 @@ class Failing:
                 raise torch.AcceleratorError("CUDA error: an illegal memory access")
             case "words":
                 sys.stdout.write(f"temporary files go into {tempfile.gettempdir()}\n")
+                sys.stdout.write(
+                    f"compiled code goes into {os.environ['TORCHINDUCTOR_CACHE_DIR']}\n"
+                )
         return _Mistaken(Linear.build(input_shape, outputs, LinearOptions()))
 
 
