@@ -1,6 +1,6 @@
 """Findings: how bad, what, and what to do. The catalogue of all of them is `KINDS`.
 
-docs/operating.md holds the same as a table; a test compares the two.
+docs/operating.md holds the same as a table, with what each means; a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,6 @@ class Kind:
     """What findings of one code have in common."""
 
     severity: Severity
-    meaning: str
     remedy: str
 
 
@@ -48,9 +47,9 @@ class Finding:
 
 
 KINDS: dict[str, Kind] = {
-    code: Kind(Severity[name], meaning, remedy)
+    code: Kind(Severity[name], remedy)
     for name, codes in catalogue.items()
-    for code, (meaning, remedy) in codes.items()
+    for code, remedy in codes.items()
 }
 
 
