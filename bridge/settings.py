@@ -1,14 +1,14 @@
 """The only reader of the environment.
 
-Enters: environment variables. Leaves: one frozen `Settings`. Secrets are `SecretStr`: their
-text never reaches a log or a traceback.
+Enters: environment variables; an empty one is an unset one. Leaves: one frozen `Settings`. Secrets
+are `SecretStr`: their text never reaches a log or a traceback.
 """
 
 import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import (
@@ -37,7 +37,7 @@ Part = Literal["rabbitmq", "redis", "triton"]
 
 PARTS: tuple[Part, ...] = ("rabbitmq", "redis", "triton")
 TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part in PARTS}
-"""The fields of each part's certificate files; an empty variable is an unset one."""
+"""The fields of each part's certificate files."""
 
 
 class Settings(TrainingSettings, TelemetrySettings):
@@ -46,7 +46,9 @@ class Settings(TrainingSettings, TelemetrySettings):
     A field's environment variable is its name in capitals.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     # The queue.
     bridge_queue: Literal["rabbitmq", "redis-streams"] = "rabbitmq"
@@ -181,7 +183,7 @@ class Settings(TrainingSettings, TelemetrySettings):
     @field_validator("bridge_payload_url")
     @classmethod
     def _store(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or not value.get_secret_value():
+        if value is None:
             return None
         parts = urlsplit(value.get_secret_value())
         if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
@@ -206,11 +208,6 @@ class Settings(TrainingSettings, TelemetrySettings):
             "must be redis://user:password@host:port/0, rediss://... or unix:///path, with "
             "/ ? # @ in a password percent-encoded"
         )
-
-    @field_validator(*(name for names in TLS_FILES.values() for name in names), mode="before")
-    @classmethod
-    def _unset(cls, value: Any) -> Any:
-        return None if value == "" else value
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

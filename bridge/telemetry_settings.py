@@ -4,7 +4,7 @@ OpenTelemetry's own variables are read here only as far as they say whether trac
 SDK reads the rest of them (headers, sampler, limits, resource) by itself.
 """
 
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr, field_validator
@@ -34,17 +34,6 @@ class TelemetrySettings(BaseSettings):
     """Address of a Taskiq Dashboard, `http://host:8000`. Unset: nobody is told."""
     taskiq_dashboard_token: SecretStr = SecretStr("")
     """Its access token: what it has as TASKIQ_DASHBOARD__API__TOKEN."""
-
-    @field_validator(
-        "bridge_traces",
-        "otel_exporter_otlp_endpoint",
-        "otel_exporter_otlp_traces_endpoint",
-        "taskiq_dashboard_url",
-        mode="before",
-    )
-    @classmethod
-    def _not_given(cls, value: Any) -> Any:
-        return None if value == "" else value
 
     @field_validator("taskiq_dashboard_url")
     @classmethod

@@ -71,11 +71,6 @@ class TrainingSettings(BaseSettings):
             "in BRIDGE_PAYLOAD_ACCESS_KEY and BRIDGE_PAYLOAD_SECRET_KEY"
         )
 
-    @field_validator("bridge_work_root", mode="before")
-    @classmethod
-    def _nowhere(cls, value: Any) -> Any:
-        return None if value == "" else value
-
     @property
     def works_in_temp(self) -> bool:
         """Training processes work where everybody may write."""

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from pydantic import SecretStr
 
-from bridge.settings import Settings
+from bridge.settings import Settings, load_settings
 
 OF_COMPOSE = {"COMPOSE_PROFILES", "BIND_ADDRESS", "TORCH_INDEX_URL"}
 OF_THE_SDK = {
@@ -59,6 +59,16 @@ def test_the_default_that_is_shown_holds(example, field):
     else:
         default = Settings.model_fields[field].get_default(call_default_factory=True)
         assert value == shown(default)
+
+
+def test_every_line_may_count(example, monkeypatch):
+    for field in Settings.model_fields:
+        monkeypatch.delenv(field.upper(), raising=False)
+    default = Settings()
+    for name, (value, _) in example.items():
+        monkeypatch.setenv(name, value)
+    user = example["RABBITMQ_USERNAME"][0]
+    assert load_settings() == default.model_copy(update={"rabbitmq_username": user})
 
 
 def test_each_variable_of_the_compose_file_is_in_the_example(uses, example):
