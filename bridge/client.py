@@ -23,7 +23,6 @@ from taskiq import TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
-from bridge.advice import redis_advice
 from bridge.arrays import (
     InferenceResult,
     decode_reply,
@@ -32,7 +31,6 @@ from bridge.arrays import (
     send_inputs,
 )
 from bridge.cancellations import cancel
-from bridge.channels import REDIS_LOST
 from bridge.errors import (
     BridgeError,
     NoPayloadStoreError,
@@ -45,6 +43,8 @@ from bridge.messages import CONTENT_TYPE, MSGPACK
 from bridge.names import check_name
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.queues import Broker, Kind, build_broker
+from bridge.queues.reach import using_redis
+from bridge.queues.trouble import redis_trouble
 from bridge.references import StoredTensor, own_keys
 from bridge.replies import Replies, Waiter
 from bridge.results import REPLY_TO
@@ -91,10 +91,7 @@ class BridgeClient:
                 await broker.startup()
         except RedisError as error:
             await self.close()
-            shown = self._settings.redis_shown
-            raise QueueError(
-                f"cannot use Redis at {shown} ({error}); {redis_advice(error, shown)}"
-            ) from None
+            raise redis_trouble(error, self._settings.redis_shown) from None
         except BaseException:
             await self.close()
             raise
@@ -291,17 +288,13 @@ class BridgeClient:
             TooLateError: its model is being published.
         """
         keep_s = self._settings.bridge_result_ttl_s
-        try:
+        with using_redis(self._settings.redis_shown):
             return await cancel(self._redis, check_name("task_id", task_id), keep_s, now=now)
-        except REDIS_LOST as error:
-            raise QueueError(f"cannot use Redis: {error}") from None
 
     async def progress(self, task_id: str) -> dict[str, Any] | None:
         """A task's last progress report, or None."""
-        try:
+        with using_redis(self._settings.redis_shown):
             progress = await self._brokers["training"].result_backend.get_progress(task_id)
-        except REDIS_LOST as error:
-            raise QueueError(f"cannot read from Redis: {error}") from None
         return progress.meta if progress else None
 
     async def _kick(

@@ -4,16 +4,14 @@ Enters: task ids. Leaves: wishes in Redis, which workers hear, and the message t
 """
 
 import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from redis.asyncio import Redis
 
 from bridge.channels import REDIS_LOST
-from bridge.errors import QueueError
 from bridge.jobs import Job, Jobs
 from bridge.labels import continued
 from bridge.queues import Broker
+from bridge.queues.reach import using_redis
 from bridge.settings import Settings
 
 
@@ -28,6 +26,7 @@ class Trainings:
             settings: for how long what is kept.
         """
         self._redis = redis
+        self._where = settings.redis_shown
         self._jobs = Jobs(
             redis,
             settings.taskiq_ml_training_queue,
@@ -40,7 +39,7 @@ class Trainings:
 
         One that was only registered may never have come there: its caller may have died.
         """
-        with _translated():
+        with using_redis(self._where):
             return bool(await self._redis.exists(task_id)) or await self._jobs.was_sent(task_id)
 
     async def register(self, task_id: str, priority: int) -> None:
@@ -60,7 +59,7 @@ class Trainings:
 
     async def pause(self, task_id: str) -> bool:
         """Have it stop at its next checkpoint, and wait; False: it has ended already."""
-        with _translated():
+        with using_redis(self._where):
             if await self._redis.exists(task_id):
                 return False
             await self._jobs.pause(task_id)
@@ -73,7 +72,7 @@ class Trainings:
             task_id: checked by the caller.
             broker: of the training queue, started.
         """
-        with _translated():
+        with using_redis(self._where):
             if await self._redis.exists(task_id):
                 return False
             passed = await self._jobs.resume(task_id)
@@ -87,18 +86,10 @@ class Trainings:
 
     async def find(self, task_id: str) -> Job | None:
         """What is known of one that has not ended."""
-        with _translated():
+        with using_redis(self._where):
             return await self._jobs.find(task_id)
 
     async def all(self) -> list[Job]:
         """Those that have not ended, of highest priority first."""
-        with _translated():
+        with using_redis(self._where):
             return await self._jobs.all()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except REDIS_LOST as error:
-        raise QueueError(f"cannot use Redis: {error}") from None

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from bridge.cancellations import cancel as cancel_task
 from bridge.cli.output import Json, console, print_json
 from bridge.client import BridgeClient
-from bridge.errors import QueueError, TooLateError
+from bridge.errors import TooLateError
 from bridge.names import check_name
+from bridge.queues.reach import using_redis
 from bridge.settings import load_settings
 
 _CANCELLED, _ENDED = "cancelled", "has ended already"
@@ -28,14 +28,12 @@ async def _cancel(task_ids: list[str], *, now: bool) -> dict[str, str]:
     settings = load_settings()
     for task_id in task_ids:
         check_name("task id", task_id)
-    try:
+    with using_redis(settings.redis_shown):
         async with Redis.from_url(settings.redis_connect_url) as redis:
             return {
                 task_id: await _cancel_one(redis, task_id, settings.bridge_result_ttl_s, now=now)
                 for task_id in task_ids
             }
-    except (RedisError, OSError) as error:
-        raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
 
 
 async def _cancel_one(redis: Redis, task_id: str, keep_s: int, *, now: bool) -> str:

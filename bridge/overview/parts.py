@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from bridge.advice import redis_advice
 from bridge.errors import BridgeError
 from bridge.queues import QueueDepth
+from bridge.queues.reach import using_redis
 from bridge.settings import Settings
 from bridge.triton_client import TritonClient
 
@@ -55,13 +54,9 @@ async def find_redis(settings: Settings) -> Part:
 
 
 async def _ping(settings: Settings) -> None:
-    async with Redis.from_url(settings.redis_connect_url) as redis:
-        try:
+    with using_redis(settings.redis_shown):
+        async with Redis.from_url(settings.redis_connect_url) as redis:
             await redis.ping()
-        except RedisError as error:
-            raise BridgeError(
-                f"not reachable: {error}; {redis_advice(error, settings.redis_shown)}"
-            ) from None
 
 
 async def find_triton(settings: Settings, address: str) -> Part:

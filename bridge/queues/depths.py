@@ -5,12 +5,10 @@ from dataclasses import dataclass
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from bridge.advice import redis_advice
-from bridge.errors import QueueError
 from bridge.queues.letters import SUFFIX
-from bridge.queues.reach import reach_rabbitmq
+from bridge.queues.reach import reach_rabbitmq, using_redis
 from bridge.queues.tiers import TIERS_S, tier_name
 from bridge.settings import Settings
 
@@ -76,18 +74,14 @@ async def _depth(connection: AbstractConnection, name: str) -> QueueDepth:
 
 async def _stream_depths(settings: Settings, names: list[str]) -> list[QueueDepth]:
     depths = []
-    async with Redis.from_url(settings.redis_connect_url) as redis:
-        for name in names:
-            try:
-                groups = await redis.xinfo_groups(name)
-            except ResponseError:  # no such stream
-                depths.append(QueueDepth(name, None, None))
-            except RedisError as error:
-                shown = settings.redis_shown
-                raise QueueError(
-                    f"cannot use Redis at {shown} ({error}); {redis_advice(error, shown)}"
-                ) from None
-            else:
-                consumers = sum(int(group["consumers"]) for group in groups)
-                depths.append(QueueDepth(name, await redis.xlen(name), consumers))
+    with using_redis(settings.redis_shown):
+        async with Redis.from_url(settings.redis_connect_url) as redis:
+            for name in names:
+                try:
+                    groups = await redis.xinfo_groups(name)
+                except ResponseError:  # no such stream
+                    depths.append(QueueDepth(name, None, None))
+                else:
+                    consumers = sum(int(group["consumers"]) for group in groups)
+                    depths.append(QueueDepth(name, await redis.xlen(name), consumers))
     return depths

@@ -1,23 +1,24 @@
-"""A connection to RabbitMQ for a question, and its failures as one sentence.
+"""A server for a question, and its failures as one sentence.
 
-Enters: settings. Leaves: a plain connection, closed in the end. What goes wrong on it, from the
-connecting to the last frame, is a `QueueError` that names the server.
+What goes wrong at RabbitMQ or Redis, from the connecting to the last answer, is a `QueueError` that
+names the server.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
 
+from bridge.channels import REDIS_LOST
 from bridge.queues.topology import connect
-from bridge.queues.trouble import rabbitmq_trouble
+from bridge.queues.trouble import rabbitmq_trouble, redis_trouble
 from bridge.settings import Settings
 
 
 @asynccontextmanager
 async def reach_rabbitmq(settings: Settings) -> AsyncIterator[AbstractConnection]:
-    """Connect, as long as the block lasts.
+    """A plain connection, closed when the block ends.
 
     Raises:
         QueueError: RabbitMQ cannot be reached, refuses us, or went away meanwhile.
@@ -31,3 +32,19 @@ async def reach_rabbitmq(settings: Settings) -> AsyncIterator[AbstractConnection
         OSError,
     ) as error:
         raise rabbitmq_trouble(error, settings.rabbitmq_shown) from None
+
+
+@contextmanager
+def using_redis(where: str) -> Iterator[None]:
+    """Translate what redis-py raises within the block.
+
+    Args:
+        where: the address, as a person may see it.
+
+    Raises:
+        QueueError: Redis cannot be used.
+    """
+    try:
+        yield
+    except REDIS_LOST as error:
+        raise redis_trouble(error, where) from None

@@ -13,11 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from bridge.errors import MalformedMessageError, QueueError
+from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result
 from bridge.queues.letters import Letter, Letters, Opened, Selection, chosen
+from bridge.queues.reach import using_redis
 from bridge.results import RedisResults
 from bridge.settings import Settings
 
@@ -69,22 +70,21 @@ class Records:
         """
         if task_id is None or self._results.refuses(task_id):
             return False
-        try:
-            while True:
-                found = await self._redis.getrange(task_id, 0, _LARGEST_ERROR)
-                if not found:
-                    return False
-                if not answers and not _is_error(found):
-                    return True
-                if not forget or await self._redis.eval(
-                    _FORGET, 1, task_id, found, str(_LARGEST_ERROR)
-                ):
-                    return False
-                # Another result was written meanwhile: look again.
-        except ResponseError:
-            return True  # not a string: whose it is nobody knows
-        except (RedisError, OSError) as error:
-            raise QueueError(f"cannot use Redis at {self._where}: {error}") from None
+        with using_redis(self._where):
+            try:
+                while True:
+                    found = await self._redis.getrange(task_id, 0, _LARGEST_ERROR)
+                    if not found:
+                        return False
+                    if not answers and not _is_error(found):
+                        return True
+                    if not forget or await self._redis.eval(
+                        _FORGET, 1, task_id, found, str(_LARGEST_ERROR)
+                    ):
+                        return False
+                    # Another result was written meanwhile: look again.
+            except ResponseError:
+                return True  # not a string: whose it is nobody knows
 
 
 class Replay:

@@ -11,8 +11,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from bridge.errors import QueueError
 from bridge.queues.letters import SUFFIX, Letter, Letters, Opened, read_letter
+from bridge.queues.trouble import redis_trouble
 from bridge.settings import Settings
 
 _AT_FIRST = 16
@@ -109,4 +109,4 @@ async def stream_letters(
         async with Redis.from_url(settings.redis_connect_url) as redis:
             yield [StreamLetters(redis, f"{queue}{SUFFIX}", prefix) for queue, prefix in queues]
     except (RedisError, OSError) as error:
-        raise QueueError(f"cannot use Redis at {settings.redis_shown}: {error}") from None
+        raise redis_trouble(error, settings.redis_shown) from None

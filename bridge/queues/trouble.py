@@ -1,9 +1,9 @@
-"""What RabbitMQ's client library raised, as one sentence that says what to look at."""
+"""What the client libraries raised, as one sentence that says what to look at."""
 
 import aiormq.exceptions
 from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
 
-from bridge.advice import RABBITMQ, tls_advice
+from bridge.advice import RABBITMQ, redis_advice, tls_advice
 from bridge.errors import QueueError
 
 
@@ -39,3 +39,13 @@ def rabbitmq_trouble(error: Exception, where: str) -> QueueError:
         "check RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
     )
     return QueueError(f"cannot use RabbitMQ at {where} ({type(error).__name__}: {error}); {advice}")
+
+
+def redis_trouble(error: Exception, where: str) -> QueueError:
+    """The error to raise when Redis cannot be used.
+
+    Args:
+        error: what redis-py raised.
+        where: the address, as a person may see it.
+    """
+    return QueueError(f"cannot use Redis at {where} ({error}); {redis_advice(error, where)}")

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from bridge.broker import settings
-from bridge.channels import REDIS_LOST
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, QueueError
 from bridge.health import Health
 from bridge.observer import Observer
 from bridge.queues import Broker
+from bridge.queues.reach import using_redis
 from bridge.triton_client import TritonClient
 
 Standing = tuple[str, tuple[str, ...], float]
@@ -74,9 +74,10 @@ def _checks(broker: Broker, triton: TritonClient) -> dict[str, Any]:
 
     async def redis() -> str | None:
         try:
-            await broker.results.redis.ping()
-        except REDIS_LOST as error:
-            return f"cannot use Redis at {settings.redis_shown}: {error}"
+            with using_redis(settings.redis_shown):
+                await broker.results.redis.ping()
+        except QueueError as error:
+            return str(error)
         if broker.results.waiting:
             return f"Redis does not take results; {broker.results.waiting} wait"
         return None
