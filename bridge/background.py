@@ -1,8 +1,8 @@
-"""Ends tasks that run in the background, for certain. No I/O.
+"""Ends tasks that run in the background. No I/O.
 
-Once is not enough: `asyncio.wait_for` before Python 3.12, and with it aiormq, loses a cancellation
-that comes just when what it waits for is done, and redis-py loses some while it connects. Whoever
-tries again after that never stops.
+For one that waits or polls, once is not enough: `asyncio.wait_for` before Python 3.12, and with it
+aiormq, loses a cancellation that comes just when what it waits for is done, and redis-py loses some
+while it connects. Whoever tries again after that never stops.
 """
 
 import asyncio
@@ -21,3 +21,13 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # it was looked at: asyncio need not complain
+
+
+async def cancel_once(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks that tidy up, and wait for it: a second time would disturb them.
+
+    What they raise is left in them.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.exceptions import NoResultError
 from taskiq.utils import maybe_awaitable
 
+from bridge.background import cancel_once
 from bridge.deliveries import Delivery, Dropped, Later, Shortcut, Turn
 from bridge.errors import (
     BridgeError,
@@ -133,9 +134,7 @@ class Intake:
         if self._running:
             await asyncio.wait(self._running, timeout=self._settings.bridge_drain_timeout_s)
         left = [task for task in self._running if not task.done()]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await cancel_once(*left)
         if left:
             logger.warning("%d tasks did not end in time; they go back to the queue", len(left))
             if self._settings.bridge_drain_report is not None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from bridge.background import cancel_once
 from bridge.embedded.dashboard import DashboardServer
 from bridge.embedded.parts import (
     Part,
@@ -134,9 +135,7 @@ class Stack:
             for task in done - {stopping}:
                 task.result()
         finally:
-            for task in (stopping, *watching):
-                task.cancel()
-            await asyncio.gather(stopping, *watching, return_exceptions=True)
+            await cancel_once(stopping, *watching)
 
     async def _start(self) -> None:
         self._use_folders()
@@ -335,6 +334,4 @@ async def _all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_once(*tasks)

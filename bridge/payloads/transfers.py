@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from bridge.background import cancel_once
 from bridge.errors import (
     PayloadError,
     PayloadMismatchError,
@@ -200,8 +201,7 @@ class Payloads:
         """Delete what is still to be deleted, within 5 seconds, and close the connections."""
         if self._deleter is not None:
             await asyncio.wait([self._deleter], timeout=_CLOSE_S)
-            self._deleter.cancel()
-            await asyncio.gather(self._deleter, return_exceptions=True)
+            await cancel_once(self._deleter)
         await self._store.close()
 
     async def _put(self, key: str, data: Data) -> Reference:
@@ -281,9 +281,7 @@ async def _side_by_side(what: str, jobs: Mapping[str, Coroutine[Any, Any, T]]) -
     try:
         return dict(zip(jobs, await asyncio.gather(*tasks), strict=True))
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_once(*tasks)
 
 
 def _sha256(data: Data) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from bridge.background import cancel_once
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result
 from bridge.queues.letters import Letter, Letters, Opened, Selection, chosen
@@ -134,9 +135,7 @@ class Replay:
             while running:
                 running = await _some_ended(running)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_once(*running)
         return meant
 
     async def _one(self, letters: Letters, opened: Opened) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from redis.asyncio import Redis
 
-from bridge.background import end
+from bridge.background import cancel_once, end
 from bridge.channels import REDIS_LOST
 from bridge.errors import (
     NodesMissingError,
@@ -204,8 +204,7 @@ class Crew:
             raise
         finally:
             await end(watching)
-            working.cancel()  # once: a second time would disturb its tidying up
-            await asyncio.gather(working, return_exceptions=True)
+            await cancel_once(working)
 
     async def _watch(self, stop: asyncio.Event) -> str:
         """Return once a node is gone, or failed; what to say then."""

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from bridge.background import end
+from bridge.background import cancel_once, end
 from bridge.channels import REDIS_LOST
 from bridge.errors import CheckpointError, DatasetError
 from bridge.settings import Settings
@@ -95,8 +95,7 @@ class Node:
             await asyncio.wait({working, staying, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(*others)
-            working.cancel()  # once: a second time would disturb its tidying up
-            await asyncio.gather(working, return_exceptions=True)
+            await cancel_once(working)
         word = Word(run_id=call.run_id, state="ended")
         if not working.cancelled() and (error := working.exception()) is not None:
             logger.warning("task %s: %s: %s", call.task_id, type(error).__name__, error)

@@ -12,7 +12,7 @@ from typing import Any
 
 from taskiq.depends.progress_tracker import TaskProgress, TaskState
 
-from bridge.background import end
+from bridge.background import cancel_once, end
 from bridge.courtesy import until_busy
 from bridge.deliveries import Turn as Try
 from bridge.errors import (
@@ -155,8 +155,7 @@ class Running:
             await self._first_of([working, *watching], task_id, turn)
         finally:
             self._slices.remove(running)
-            working.cancel()  # once: a second time would disturb its tidying up
-            await asyncio.gather(working, return_exceptions=True)
+            await cancel_once(working)
             await end(giving_way, *watching)
         if orders.cancelled:
             raise TaskCancelledError("the training was cancelled while it ran")
