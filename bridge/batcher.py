@@ -67,11 +67,6 @@ class Batcher:
         self._submitted = 0
         self._batches: dict[asyncio.Task[None], list[Item]] = {}
 
-    @property
-    def in_flight(self) -> int:
-        """Batches that are out."""
-        return len(self._batches)
-
     def loads(self) -> dict[str, tuple[int, int]]:
         """Of each model: batches that are out, and how many may be."""
         return {name: (it.in_flight, it.limit.current) for name, it in self._models.items()}
@@ -143,13 +138,6 @@ class Batcher:
         for task, batch in self._batches.items():
             if all(item.reply.done() for item in batch):
                 task.cancel()
-
-    async def drain(self) -> None:
-        """Wait until nothing is waiting or out."""
-        while self._batches or self._lanes:
-            await asyncio.sleep(0)
-            if self._batches:
-                await asyncio.wait(self._batches)
 
     def _model(self, name: str) -> Model:
         model = self._models.get(name)

@@ -244,10 +244,10 @@ class TritonClient:
         reply = await server.call(server.stub.ServerMetadata, request)
         return str(reply.version)
 
-    async def config(self, name: str, version: str = "") -> Any:
-        """A served model's `ModelConfig` message, of one server."""
+    async def config(self, name: str) -> Any:
+        """The newest served version's `ModelConfig` message, of one server."""
         server = self._servers.candidates()[0]
-        request = service_pb2.ModelConfigRequest(name=name, version=version)
+        request = service_pb2.ModelConfigRequest(name=name)
         reply = await server.call(server.stub.ModelConfig, request, name)
         return reply.config
 

@@ -19,15 +19,14 @@ class DashboardServer(Server):
 
     Args:
         state: where its database lives; it vanishes with that.
-        port: a free one by default.
     """
 
     name = "dashboard"
     remedy = "If the port was taken meanwhile, try again."
 
-    def __init__(self, state: StateFolder, *, port: int | None = None) -> None:
+    def __init__(self, state: StateFolder) -> None:
         super().__init__(state)
-        self.port = port or free_ports(1)[0]
+        [self.port] = free_ports(1)
         self.token = secrets.token_urlsafe(24)
 
     @property

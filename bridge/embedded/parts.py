@@ -36,14 +36,9 @@ class Part:
     """Where it can be reached, or what it serves; without secrets."""
     state: PartState
     server: Server | None = None
-    """The process behind it; None if it was found."""
+    """The process behind it, which we started and will stop; None if it was found."""
     metrics: str | None = None
     """URL that Prometheus scrapes, of a worker pool."""
-
-    @property
-    def own(self) -> bool:
-        """Whether we started it, and will stop it."""
-        return self.server is not None
 
     @property
     def pid(self) -> int | None:

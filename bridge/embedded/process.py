@@ -13,6 +13,7 @@ from bridge.errors import RuntimeStartError
 
 _POLL_S = 0.05
 _TAIL_BYTES = 8_192
+_TAIL_LINES = 15
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "USER", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("CUDA_", "NVIDIA_", "OMP_")
 
@@ -158,13 +159,13 @@ class Process:
             log.seek(self._log_start)
             return log.read()
 
-    def log_tail(self, lines: int = 15) -> str:
+    def log_tail(self) -> str:
         """The last lines of the log."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as log:
             log.seek(max(0, self.log_path.stat().st_size - _TAIL_BYTES))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
 
     def described_tail(self) -> str:
         """The log's tail as an error's text ends with it."""

@@ -14,7 +14,7 @@ from bridge.settings import Settings
 from bridge.triton_client import TritonClient
 
 T = TypeVar("T")
-ANSWER_S = 5.0
+_ANSWER_S = 5.0
 UP = "up"
 _NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
 
@@ -28,18 +28,18 @@ class Part:
     state: str
 
 
-async def bounded(call: Awaitable[T], timeout_s: float = ANSWER_S) -> T:
+async def bounded(call: Awaitable[T]) -> T:
     """Wait for an answer, but not for long.
 
     Raises:
         BridgeError: none came in time.
     """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(_ANSWER_S):
             return await call
     except TimeoutError:
         raise BridgeError(
-            f"no answer within {timeout_s:g} s: is it the right address, and not overloaded?"
+            f"no answer within {_ANSWER_S:g} s: is it the right address, and not overloaded?"
         ) from None
 
 

@@ -171,11 +171,8 @@ class Payloads:
         if self._unwanted and (self._deleter is None or self._deleter.done()):
             self._deleter = asyncio.create_task(self._delete())
 
-    async def sweep(self, now: float | None = None) -> int:
+    async def sweep(self) -> int:
         """Delete what has expired, in stores that do not do so by themselves.
-
-        Args:
-            now: seconds since 1970.
 
         Returns:
             How many payloads were deleted.
@@ -183,7 +180,7 @@ class Payloads:
         Raises:
             PayloadStoreError: the store cannot be reached, or refuses us.
         """
-        return await self._store.sweep(time.time() if now is None else now)
+        return await self._store.sweep(time.time())
 
     async def keep_swept(self) -> None:
         """Sweep every ten minutes or so, until cancelled."""

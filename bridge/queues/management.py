@@ -22,9 +22,6 @@ _REFUSED = frozenset({_UNAUTHORIZED, 403})
 class QueueFigures:
     """What the management API says of one queue. It looks every five seconds by default."""
 
-    name: str
-    kind: str
-    """quorum, classic or stream."""
     arguments: dict[str, Any]
     policy: dict[str, Any]
     """What a policy sets of it."""
@@ -69,8 +66,6 @@ class Management:
             return None
         stats = found.get("message_stats") or {}
         return QueueFigures(
-            name,
-            found.get("type") or "classic",
             found.get("arguments") or {},
             found.get("effective_policy_definition") or {},
             found.get("messages_unacknowledged") or 0,

@@ -72,11 +72,6 @@ class Running:
         self._slices: list[tuple[str, Lease, Orders]] = []
         self._stopping = False
 
-    @property
-    def slices(self) -> int:
-        """How many run."""
-        return len(self._slices)
-
     def cancel(self, task_id: str, now: bool) -> None:  # noqa: FBT001 - what listeners get
         """A person cancelled the task."""
         for _, orders in self._of(task_id):

@@ -57,7 +57,7 @@ async def test_a_private_stack_with_rabbitmq(find_traces: Traces) -> None:
         assert await amqp_answers(settings.rabbitmq_host, settings.rabbitmq_port)
         assert await redis_answers(settings.redis_url.get_secret_value())
         assert {part.name for part in stack.parts} == {"rabbitmq", "redis", "triton"}
-        assert all(part.own and part.pid and part.log for part in stack.parts)
+        assert all(part.server and part.pid and part.log for part in stack.parts)
         for folder in (settings.model_repository, settings.dataset_root, settings.checkpoint_root):
             assert folder.parent == stack.folder
         secrets = [
@@ -112,7 +112,7 @@ async def test_only_what_is_missing_is_started(
     )
     async with make_stack(settings, private=False, queue=QueueChoice.AUTO) as stack:
         assert part_of(stack, "redis").state is PartState.FOUND
-        assert part_of(stack, "triton").own
+        assert part_of(stack, "triton").server
         assert len(stack.parts) == 2
         assert stack.settings.model_repository == settings.model_repository
     assert settings.model_repository.is_dir()

@@ -156,7 +156,7 @@ async def test_the_sweep_deletes_what_expired_and_nothing_else(store, payloads):
     assert [await store.get(key, 4) for key in old] == [None] * 5
     assert [bytes(await store.get(key, 4)) for key in young] == [b"data"] * 5
     assert await payloads.sweep() == 0
-    assert await payloads.sweep(now + 3 * HOUR_S) == 5
+    assert await store.sweep(now + 3 * HOUR_S) == 5
     assert await store.get(young[0], 4) is None
 
 

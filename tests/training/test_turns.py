@@ -55,7 +55,7 @@ async def test_both_are_there_at_the_same_time(running):
     running.cancel("a", False)  # noqa: FBT003 - as listeners get it
     with pytest.raises(TaskCancelledError):
         await second
-    assert running.slices == 0
+    assert not running._slices
 
 
 async def test_one_that_begins_when_the_worker_stops_is_told(running):
