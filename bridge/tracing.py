@@ -4,71 +4,44 @@ Enters: what happens to a task. Leaves: nothing that anybody has to look at. Mus
 OpenTelemetry, which need not be installed: `bridge.traces` is the tracer that does.
 """
 
+# ruff: noqa: ARG002 - what is told is for subclasses
+
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 Metadata = tuple[tuple[str, str], ...] | None
 
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
-class Tracer(Protocol):
-    """What may be put in."""
+
+class Tracer:
+    """Traces nothing, at next to no cost."""
 
     def here(self) -> Any:
         """A mark of the span that is open here, for `batch`; None: there is none."""
-        ...
+        return None
 
     def trace_id(self) -> str | None:
-        """The trace of the span that is open here, 32 hex digits."""
-        ...
+        """The trace of the span that is open here, 32 hex digits; None: there is none."""
+        return None
 
     def batch(
         self, model: str, version: str, rows: int, marks: Sequence[Any]
     ) -> AbstractContextManager[None]:
         """One request to Triton for the rows of several messages, each with its `here`."""
-        ...
+        return _NOTHING
 
     def asking(self, address: str, model: str) -> AbstractContextManager[Metadata]:
         """One call of Triton's; gives the gRPC metadata that carries the trace there."""
-        ...
+        return _NOTHING
 
     def saving(self) -> AbstractContextManager[None]:
         """A result goes into Redis."""
-        ...
-
-
-_NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-class NoTracer:
-    """Traces nothing, at next to no cost."""
-
-    def here(self) -> None:
-        """No span is open."""
-
-    def trace_id(self) -> None:
-        """There is no trace."""
-
-    def batch(
-        self,
-        model: str,  # noqa: ARG002 - as `Tracer`
-        version: str,  # noqa: ARG002
-        rows: int,  # noqa: ARG002
-        marks: Sequence[Any],  # noqa: ARG002
-    ) -> AbstractContextManager[None]:
-        """Nothing."""
-        return _NOTHING
-
-    def asking(self, address: str, model: str) -> AbstractContextManager[Metadata]:  # noqa: ARG002 - as `Tracer`
-        """Nothing."""
-        return _NOTHING
-
-    def saving(self) -> AbstractContextManager[None]:
-        """Nothing."""
         return _NOTHING
 
 
-_in_use: list[Tracer] = [NoTracer()]
+_in_use: list[Tracer] = [Tracer()]
 
 
 def tracer() -> Tracer:
@@ -77,5 +50,5 @@ def tracer() -> Tracer:
 
 
 def use(new: Tracer) -> None:
-    """Put a tracer in; `NoTracer()` takes it out again."""
+    """Put a tracer in, a subclass; `Tracer()` takes it out again."""
     _in_use[0] = new

@@ -19,7 +19,7 @@ from taskiq import TaskiqMessage
 
 from bridge.errors import error_text, outcome_of
 from bridge.labels import SENT_AT, waited_of
-from bridge.tracing import Metadata
+from bridge.tracing import Metadata, Tracer
 
 _W3C = TraceContextTextMapPropagator()
 _FIELDS = ("traceparent", "tracestate")
@@ -27,8 +27,8 @@ _MOST_TEXT = 300
 _METHOD = "inference.GRPCInferenceService/ModelInfer"
 
 
-class Spans:
-    """`bridge.tracing.Tracer`, and what the middleware needs besides."""
+class Spans(Tracer):
+    """OpenTelemetry's, and what the middleware needs besides."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
