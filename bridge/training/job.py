@@ -27,7 +27,7 @@ from bridge.training.pretrained import begin_with, freeze_all_but_head, weights_
 from bridge.training.proof import Trained, prove
 from bridge.training.published import FIELD
 from bridge.training.rendezvous import Meeting
-from bridge.training.request import TrainingRequest
+from bridge.training.request import ModelConfig, TrainingRequest
 from bridge.training.slicer import SliceEnded, Slices
 from bridge.training.variants import check_variant
 
@@ -117,12 +117,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     request = TrainingRequest.model_validate(job["request"])
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))
-    dataset_hash = store.fingerprint(request.dataset_id)
-    if job.get("dataset_hash") not in {None, dataset_hash}:
-        raise DatasetError(
-            f"dataset {request.dataset_id!r} has changed since the training began; add what is new "
-            f"as another dataset, and train on that"
-        )
+    dataset_hash = _hash_of(store, request.dataset_id, job.get("dataset_hash"))
     sequences = architectures.takes_sequences(request.model.architecture)
     examples = open_examples(
         store, request.dataset_id, request.model, parameters, sequences=sequences
@@ -153,14 +148,39 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    check_good_enough(request.model.require, metrics)
-    proof = prove(Trained(network, examples, signature, metrics), request.model, folder)
-    if "variant" in proof:  # which is what callers get
-        check_good_enough(request.model.require, proof["variant"]["metrics"])
+    proof = _proven(Trained(network, examples, signature, metrics), request.model, folder)
     timings = {"train_s": seconds, **proof.pop("timings")}
-    proof |= {"metrics": metrics, "dataset_hash": dataset_hash, **weights}
-    about = _about(examples, parameters)
+    about = {"dataset_hash": dataset_hash, **weights, **_about(examples, parameters)}
     report("result", {**proof, **about, "training_s": seconds, "timings": timings})
+
+
+def _hash_of(store: DatasetStore, dataset_id: str, before: str | None) -> str:
+    """The dataset's hash.
+
+    Args:
+        store: where it lies.
+        dataset_id: which.
+        before: what it was when the training began; None: it begins now.
+
+    Raises:
+        DatasetError: it is another by now.
+    """
+    found = store.fingerprint(dataset_id)
+    if before not in {None, found}:
+        raise DatasetError(
+            f"dataset {dataset_id!r} has changed since the training began; add what is new as "
+            "another dataset, and train on that"
+        )
+    return found
+
+
+def _proven(trained: Trained, asked: ModelConfig, folder: Path) -> dict[str, Any]:
+    """Export what is good enough; returns what the result says of it."""
+    check_good_enough(asked.require, trained.metrics)
+    proof = prove(trained, asked, folder)
+    if "variant" in proof:  # which is what callers get
+        check_good_enough(asked.require, proof["variant"]["metrics"])
+    return {**proof, "metrics": trained.metrics}
 
 
 def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:

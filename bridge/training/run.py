@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from bridge.training.published import Ancestor, find_ancestor
 from bridge.training.request import TrainingRequest
 from bridge.training.starting import Spare
 from bridge.training.threads import threads_for
-from bridge.training.uploads import Uploads
+from bridge.training.uploads import Facts, Uploads
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,29 @@ class Turn:
     """The machines that may help with it."""
     spare: Spare | None = None
     """Perhaps a process is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reports:
+    """What the training process reports: progress is passed on, checkpoints are kept."""
+
+    uploads: Uploads
+    turn: Turn
+    start: Facts
+    """Of the checkpoint with which the turn began; empty: none was there."""
+    threads: int | None
+    on_progress: Callable[[Progress], Awaitable[None]]
+
+    async def progress(self, record: Progress) -> None:
+        self.uploads.check()
+        last = self.uploads.kept or self.start
+        at = {key: last[key] for key in ("epoch", "step", "saved_at")} if last else None
+        about = {"slice": self.turn.number, "worker": self.turn.worker, "checkpoint": at}
+        await self.on_progress({**record, **about})
+
+    async def checkpoint(self, file: Path, facts: Facts) -> None:
+        self.uploads.check()
+        self.uploads.add(file, {**facts, "threads": self.threads})
 
 
 class Training:
@@ -192,48 +216,19 @@ class Training:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
         self._resumed = start is not None
-        begun = start.facts.get("weights") if start else None
-        threads = threads_for(
-            turn.at_once,
-            self._settings.bridge_training_threads,
-            start.facts.get("threads") if start else None,
-        )
-
-        async def keep(file: Path, facts: dict[str, Any]) -> Checkpoint:
-            checkpoint = await self.checkpoints.keep(turn.token, file, facts)
-            self.progressed = True
-            return checkpoint
-
-        async def progress(record: Progress) -> None:
-            uploads.check()
-            last = uploads.kept or (start and start.facts)
-            at = last and {key: last[key] for key in ("epoch", "step", "saved_at")}
-            about = {"slice": turn.number, "worker": turn.worker, "checkpoint": at}
-            await on_progress({**record, **about})
-
-        async def checkpoint(file: Path, facts: dict[str, Any]) -> None:
-            uploads.check()
-            uploads.add(file, {**facts, "threads": threads})
-
         crew = self._crew(turn, start)
         if crew is not None and not await self._gather(crew, turn, on_progress):
             return None
-        piece = Piece(
-            length_s=self._settings.bridge_training_slice_s,
-            checkpoint_every_s=self._settings.bridge_checkpoint_every_s,
-            limit_s=self._settings.bridge_training_limit_s,
-            memory_bytes=self._settings.bridge_training_memory_bytes,
-            resume=resume,
-            finished=bool(start and start.facts.get("finished")),
-            dataset_hash=start.facts.get("dataset_hash") if start else None,
-            ancestor=self._ancestor() if begun is None else None,
-            begun=begun,
-            threads=threads,
-            meet={"address": crew.address, "rank": 0} if crew else None,
-            stop=turn.stop,
-        )
-        listeners = Listeners(self._live.check, progress, checkpoint, crew.call if crew else None)
-        async with Uploads(keep) as uploads:
+        facts = start.facts if start else {}
+        piece = self._piece(turn, facts, resume, crew)
+        async with Uploads(partial(self._keep, turn.token)) as uploads:
+            reports = _Reports(uploads, turn, facts, piece.threads, on_progress)
+            listeners = Listeners(
+                self._live.check,
+                reports.progress,
+                reports.checkpoint,
+                crew.call if crew else None,
+            )
             try:
                 root = self._settings.dataset_root
                 training = train_in_process(
@@ -251,6 +246,31 @@ class Training:
                     raise
                 log.warning("a trained network is published without a checkpoint: %s", error)
         return outcome
+
+    def _piece(self, turn: Turn, start: Facts, resume: Path | None, crew: Crew | None) -> Piece:
+        """What one process does of it; `start` and `resume` are of the last checkpoint."""
+        begun = start.get("weights")
+        return Piece(
+            length_s=self._settings.bridge_training_slice_s,
+            checkpoint_every_s=self._settings.bridge_checkpoint_every_s,
+            limit_s=self._settings.bridge_training_limit_s,
+            memory_bytes=self._settings.bridge_training_memory_bytes,
+            resume=resume,
+            finished=bool(start.get("finished")),
+            dataset_hash=start.get("dataset_hash"),
+            ancestor=self._ancestor() if begun is None else None,
+            begun=begun,
+            threads=threads_for(
+                turn.at_once, self._settings.bridge_training_threads, start.get("threads")
+            ),
+            meet={"address": crew.address, "rank": 0} if crew else None,
+            stop=turn.stop,
+        )
+
+    async def _keep(self, token: int, file: Path, facts: Facts) -> Checkpoint:
+        checkpoint = await self.checkpoints.keep(token, file, facts)
+        self.progressed = True
+        return checkpoint
 
     def _crew(self, turn: Turn, start: Checkpoint | None) -> Crew | None:
         """The nodes that this slice needs, where it needs any.
