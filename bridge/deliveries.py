@@ -60,6 +60,13 @@ Appetite = Callable[[], int | None]
 """How many messages in hand can be used; 0: none, pause; None: nobody knows."""
 
 
+class TellsWhatItGivesUp(Protocol):
+    """`Intake` does."""
+
+    given_up: list[Any]
+    """Called with each task that it ends unrun, and its result."""
+
+
 class Delivery(Protocol):
     """One message as its queue delivered it."""
 

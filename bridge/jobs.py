@@ -26,7 +26,7 @@ import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from redis.asyncio import Redis
 
@@ -47,6 +47,7 @@ from bridge.job_scripts import (
     keys_of,
 )
 from bridge.messages import decode_result
+from bridge.settings import Settings
 
 CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
@@ -120,6 +121,16 @@ class Jobs:
         self._all = f"bridge:jobs:{queue}"
         self._waiting, self._running = f"{self._all}:waiting", f"{self._all}:running"
         self._lease_ms, self._keep_s = int(lease_s * 1000), max(keep_s, _LEAST_KEPT_S)
+
+    @classmethod
+    def of(cls, redis: Redis, settings: Settings) -> Self:
+        """Those of the settings' training queue."""
+        return cls(
+            redis,
+            settings.taskiq_ml_training_queue,
+            lease_s=settings.bridge_training_lease_s,
+            keep_s=settings.bridge_checkpoint_keep_s,
+        )
 
     async def claim(self, task_id: str, asking: Asking) -> Claim:
         """Ask for a task, whose id the caller has checked; a Redis that is away is waited for."""

@@ -13,6 +13,9 @@ from bridge.errors import InvalidNameError
 CANDIDATE = ".candidate-"
 """Between a model's name and a token: a model that is only tried."""
 
+DEAD_LETTERS = ".dead_letter"
+"""What the name of a queue of dead letters has more than its queue's."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 

@@ -24,6 +24,7 @@ from bridge.background import end
 from bridge.cancellations import Cancellations
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
+from bridge.names import DEAD_LETTERS
 from bridge.settings import Settings
 from bridge.tracing import tracer
 
@@ -114,7 +115,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             serializer=JSONSerializer(),  # of progress; results have `encode_result`
         )
         queues = (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
-        self._taken = {key for queue in queues for key in (queue, f"{queue}.dead_letter")}
+        self._taken = {key for queue in queues for key in (queue, f"{queue}{DEAD_LETTERS}")}
         # The hot path's own: taskiq-redis's blocking pool costs a lock and a timer for each use.
         self._redis: Redis = Redis.from_url(
             settings.redis_connect_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S

@@ -27,12 +27,7 @@ class Trainings:
         """
         self._redis = redis
         self._where = settings.redis_shown
-        self._jobs = Jobs(
-            redis,
-            settings.taskiq_ml_training_queue,
-            lease_s=settings.bridge_training_lease_s,
-            keep_s=settings.bridge_checkpoint_keep_s,
-        )
+        self._jobs = Jobs.of(redis, settings)
 
     async def is_known(self, task_id: str) -> bool:
         """Whether it has a result, or its message is, or was, in the queue.

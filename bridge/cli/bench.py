@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bridge.cli.batches import batches_of, by_size
 from bridge.cli.made_up import make_inputs, parse_shape
 from bridge.cli.output import Json, print_json, print_table
 from bridge.client import BridgeClient
@@ -134,9 +135,9 @@ async def _take_turns(
     found: dict[Way, list[_Round]] = {way: [] for way in calls}
     for _ in range(plan.rounds):
         for way, call in calls.items():
-            before = await _batches(triton, plan.model)
+            before = await batches_of(triton, plan.model)
             took_ms, lasted_s = await _round(call, plan.concurrency, plan.round_s)
-            after = await _batches(triton, plan.model)
+            after = await batches_of(triton, plan.model)
             found[way].append(
                 _Round(
                     len(took_ms) / lasted_s,
@@ -163,15 +164,6 @@ async def _round(call: Call, concurrency: int, seconds: float) -> tuple[list[flo
 
     await asyncio.gather(*(caller() for _ in range(concurrency)))
     return took_ms, time.perf_counter() - begun
-
-
-async def _batches(triton: TritonClient, model: str) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for version in await triton.statistics(model):
-        for batch in version.batch_stats:
-            size = int(batch.batch_size)
-            counts[size] = counts.get(size, 0) + int(batch.compute_infer.count)
-    return counts
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
@@ -217,7 +209,7 @@ def _summed(plan: _Plan, rounds: list[_Round]) -> dict[str, Any]:
         "rows_in_a_batch": round(sum(s * n for s, n in batches.items()) / runs, 2)
         if runs
         else None,
-        "batches": {str(size): batches[size] for size in sorted(batches)},
+        "batches": by_size(batches),
     }
 
 

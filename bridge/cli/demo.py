@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bridge.cli.batches import batches_of, by_size
 from bridge.cli.follow import follow_training
 from bridge.cli.memory import PeakMemory
 from bridge.cli.output import Json, errors, print_json, print_table
@@ -155,7 +156,7 @@ async def _compare(
     ways = {"queue": await _measure(by_queue, images), "direct": await _measure(directly, images)}
     accuracy = {name: float((way.labels == labels).mean()) for name, way in ways.items()}
     agreement = float((ways["queue"].labels == ways["direct"].labels).mean())
-    batches = await _batches(triton, model)
+    batches = by_size(await batches_of(triton, model))
     return {
         "passed": min(accuracy.values()) >= WANTED_ACCURACY and agreement == 1.0,
         "model_name": model,
@@ -209,16 +210,6 @@ async def _gather(calls: list[Coroutine[Any, Any, Array]]) -> list[Array]:
             return await call
 
     return await asyncio.gather(*(one(call) for call in calls))
-
-
-async def _batches(triton: TritonClient, model: str) -> dict[str, int]:
-    """How many batches of each size Triton ran: size -> count, all versions together."""
-    counts: dict[int, int] = {}
-    for version in await triton.statistics(model):
-        for batch in version.batch_stats:
-            size = int(batch.batch_size)
-            counts[size] = counts.get(size, 0) + int(batch.compute_infer.count)
-    return {str(size): counts[size] for size in sorted(counts)}
 
 
 def _digits() -> tuple[dict[str, Array], dict[str, Array]]:

@@ -9,25 +9,20 @@ import socket
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from taskiq import TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from bridge.dashboard.sender import Sender
 from bridge.dashboard.shown import arguments, labels, outcome
+from bridge.deliveries import TellsWhatItGivesUp
 from bridge.labels import BATON
 from bridge.settings import Settings
 
 logger = logging.getLogger("bridge.dashboard")
 
 _IDS = uuid.UUID("2d6c0c5e-53b0-4f5e-8a8a-0d0e5f1c7b52")  # the namespace of ids that are no UUIDs
-
-
-class TellsWhatItGivesUp(Protocol):
-    """`Intake` does."""
-
-    given_up: list[Any]
 
 
 class DashboardReporter(TaskiqMiddleware):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bridge.doctor.findings import Finding, finding, fine
 from bridge.errors import BridgeError, QueueError
+from bridge.names import DEAD_LETTERS
 from bridge.overview import bounded
 from bridge.queues import Existing, Found, Management, NodeFigures, compare, queue_depths
-from bridge.queues.letters import SUFFIX
 from bridge.settings import Settings
 
 _FEW_DESCRIPTORS = 4096
@@ -51,7 +51,7 @@ async def check_queues(settings: Settings) -> list[Finding]:
     for depth in await bounded(queue_depths(settings)):
         if not depth.messages:
             continue
-        if depth.name.endswith(SUFFIX):
+        if depth.name.endswith(DEAD_LETTERS):
             found.append(finding("dead-letters", f"{depth.messages} in {depth.name}"))
         elif depth.consumers == 0:
             found.append(finding("queue-unserved", f"{depth.messages} wait in {depth.name}"))

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.names import DEAD_LETTERS
 from bridge.overview.histograms import Histograms, Quantiles, quantiles
 from bridge.overview.parts import UP, Part, consumers, find_redis, find_triton
 from bridge.overview.pools import Worker, find_workers, read_metrics
 from bridge.overview.running import find_trainings
 from bridge.overview.served import ModelRow, Served, count_served, served_between
 from bridge.overview.waiting import QueueRow, find_queues
-from bridge.queues.letters import SUFFIX
 from bridge.settings import Settings
 
 _TASK_SECONDS = "bridge_task_seconds"
@@ -103,9 +103,9 @@ async def look(
         queues=waiting.rows,
         rates_missing=waiting.rates_missing,
         dead_letters={
-            row.queue.removesuffix(SUFFIX): row.waiting
+            row.queue.removesuffix(DEAD_LETTERS): row.waiting
             for row in waiting.rows
-            if row.queue.endswith(SUFFIX) and row.waiting
+            if row.queue.endswith(DEAD_LETTERS) and row.waiting
         },
         workers=[worker for _, workers in pools for worker in workers],
         models=served_between(before.served, now.served, took_s, (before.told, now.told)),

@@ -7,7 +7,7 @@ from aio_pika.abc import AbstractConnection
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from bridge.queues.letters import SUFFIX
+from bridge.names import DEAD_LETTERS
 from bridge.queues.reach import reach_rabbitmq, using_redis
 from bridge.queues.tiers import TIERS_S, tier_name
 from bridge.settings import Settings
@@ -33,7 +33,7 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     names = [
         name
         for queue in (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue)
-        for name in (queue, f"{queue}{SUFFIX}")
+        for name in (queue, f"{queue}{DEAD_LETTERS}")
     ]
     if settings.bridge_queue == "redis-streams":
         return await _stream_depths(settings, names)
@@ -63,7 +63,8 @@ async def ready_entries(redis: Redis, name: str) -> int | None:
 
 
 async def _depth(connection: AbstractConnection, name: str) -> QueueDepth:
-    channel = await connection.channel()  # a queue that is not there closes it
+    # One of its own, as a queue that is not there closes it.
+    channel = await connection.channel(publisher_confirms=False)
     try:
         found = (await channel.get_queue(name)).declaration_result
     except aiormq.exceptions.ChannelNotFoundEntity:

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
-from bridge.queues.letters import SUFFIX
+from bridge.names import DEAD_LETTERS
 from bridge.queues.reach import reach_rabbitmq
 from bridge.queues.topology import Declaration, declarations
 from bridge.settings import Settings
@@ -57,7 +57,7 @@ async def compare(settings: Settings) -> list[Existing]:
     compared: dict[str, Existing] = {}
     async with reach_rabbitmq(settings) as connection:
         for name in (settings.taskiq_ml_queue, settings.taskiq_ml_training_queue):
-            letters = Queue(name=f"{name}{SUFFIX}", type=kind)
+            letters = Queue(name=f"{name}{DEAD_LETTERS}", type=kind)
             ours = declarations(exchange, Queue(name=name, type=kind), letters)
             names = (("exchange", exchange.name), ("queue", name), ("queue", letters.name))
             for (what, each), declare in zip(names, ours, strict=True):

@@ -16,9 +16,7 @@ from taskiq import TaskiqMessage
 
 from bridge.errors import MalformedMessageError
 from bridge.messages import Formatter
-
-SUFFIX = ".dead_letter"
-"""What the name of a queue of dead letters has more than its queue's."""
+from bridge.names import DEAD_LETTERS
 
 _POSITION = re.compile(r"(t?)([1-9][0-9]{0,8})", re.ASCII)
 _LONGEST_NAME = 255
@@ -199,7 +197,7 @@ def read_letter(
         queue=letters.queue,
         position=f"{letters.prefix}{number}",
         key=key,
-        origin=_queue(headers.get("x-bridge-queue")) or letters.queue.removesuffix(SUFFIX),
+        origin=_queue(headers.get("x-bridge-queue")) or letters.queue.removesuffix(DEAD_LETTERS),
         size=len(body),
         returned=returned if isinstance(returned, int) else 0,
         task_id=message.task_id if message else _text(headers.get("task_id")),

@@ -20,7 +20,9 @@ from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 
 from bridge.errors import QueueError
-from bridge.queues.letters import SUFFIX, Letter, Letters, Opened, read_letter, user_headers
+from bridge.names import DEAD_LETTERS
+from bridge.queues.depths import ready_messages
+from bridge.queues.letters import Letter, Letters, Opened, read_letter, user_headers
 from bridge.queues.reach import reach_rabbitmq
 from bridge.settings import Settings
 
@@ -68,13 +70,7 @@ class RabbitLetters:
 
     async def count(self) -> int | None:
         """How many wait there, held by nobody; None: the queue does not exist."""
-        channel = await self._connection.channel(publisher_confirms=False)
-        try:
-            found = (await channel.get_queue(self.queue)).declaration_result
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            return None
-        await channel.close()
-        return found.message_count
+        return await ready_messages(self._connection, self.queue)
 
     async def look(self) -> AsyncGenerator[Opened, None]:
         """Show each letter that is there now, oldest first; once only."""
@@ -209,7 +205,9 @@ async def rabbit_letters(
         QueueError: RabbitMQ cannot be reached, or went away.
     """
     async with reach_rabbitmq(settings) as connection:
-        opened = [RabbitLetters(connection, f"{queue}{SUFFIX}", prefix) for queue, prefix in queues]
+        opened = [
+            RabbitLetters(connection, f"{queue}{DEAD_LETTERS}", prefix) for queue, prefix in queues
+        ]
         try:
             yield list(opened)
         finally:

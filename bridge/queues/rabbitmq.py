@@ -26,6 +26,7 @@ from bridge.deliveries import Appetite
 from bridge.errors import BridgeError, QueueError, error_text
 from bridge.intake import Intake
 from bridge.labels import DELAY, delay_of
+from bridge.names import DEAD_LETTERS
 from bridge.queues.acks import Acknowledger
 from bridge.queues.amqp import AmqpDelivery, counted
 from bridge.queues.consumer import Consumer
@@ -72,7 +73,7 @@ class RabbitMQBroker(AioPikaBroker):
                 type=aio_pika.ExchangeType(settings.taskiq_ml_exchange_type),
             ),
             task_queues=[Queue(name=queue, type=kind, routing_key=routing_key)],
-            dead_letter_queue=Queue(name=f"{queue}.dead_letter", type=kind),
+            dead_letter_queue=Queue(name=f"{queue}{DEAD_LETTERS}", type=kind),
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
         )
         self.result_backend = self.results = results

@@ -11,7 +11,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from bridge.queues.letters import SUFFIX, Letter, Letters, Opened, read_letter
+from bridge.names import DEAD_LETTERS
+from bridge.queues.letters import Letter, Letters, Opened, read_letter
 from bridge.queues.trouble import redis_trouble
 from bridge.settings import Settings
 
@@ -107,6 +108,8 @@ async def stream_letters(
     """
     try:
         async with Redis.from_url(settings.redis_connect_url) as redis:
-            yield [StreamLetters(redis, f"{queue}{SUFFIX}", prefix) for queue, prefix in queues]
+            yield [
+                StreamLetters(redis, f"{queue}{DEAD_LETTERS}", prefix) for queue, prefix in queues
+            ]
     except (RedisError, OSError) as error:
         raise redis_trouble(error, settings.redis_shown) from None

@@ -16,6 +16,7 @@ from bridge.channels import REDIS_LOST
 from bridge.deliveries import Appetite, Count
 from bridge.errors import BridgeError, error_text
 from bridge.intake import Intake
+from bridge.names import DEAD_LETTERS
 from bridge.queues.depths import ready_entries
 from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.results import RedisResults
@@ -279,4 +280,4 @@ class StreamBroker(RedisStreamBroker):
             b"x-bridge-time": time.time(),
         }
         async with Redis(connection_pool=self.connection_pool) as redis:
-            await redis.xadd(f"{self.queue_name}.dead_letter", fields)
+            await redis.xadd(f"{self.queue_name}{DEAD_LETTERS}", fields)

@@ -27,7 +27,7 @@ from bridge.crashes import report, turn_of_suspect
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
 from bridge.inference import Inference, Request
-from bridge.labels import timeout_of
+from bridge.labels import DELAY, timeout_of
 from bridge.messages import is_binary
 from bridge.names import check_name
 from bridge.outage import Outage
@@ -250,6 +250,6 @@ async def hand_on_train_model(
         NoResultError: always; taskiq's way to end a task without a result.
     """
     message = training_broker.formatter.dumps(context.message)
-    labels = {name: it for name, it in message.labels.items() if name != "delay"}  # it has passed
+    labels = {name: it for name, it in message.labels.items() if name != DELAY}  # it has passed
     await training_broker.kick(message.model_copy(update={"labels": labels}))
     raise NoResultError

@@ -130,12 +130,7 @@ async def disconnect(state: TaskiqState) -> None:
 
 def open_jobs() -> Jobs:
     """The records of trainings, in the worker's Redis."""
-    return Jobs(
-        training_broker.results.redis,
-        settings.taskiq_ml_training_queue,
-        lease_s=settings.bridge_training_lease_s,
-        keep_s=settings.bridge_checkpoint_keep_s,
-    )
+    return Jobs.of(training_broker.results.redis, settings)
 
 
 @functools.cache

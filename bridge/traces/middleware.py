@@ -8,10 +8,11 @@ stock taskiq's OpenTelemetryMiddleware puts it too.
 import asyncio
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskiq import AsyncBroker, TaskiqEvents, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
+from bridge.deliveries import TellsWhatItGivesUp
 from bridge.errors import SettingsError
 from bridge.settings import Settings
 
@@ -31,12 +32,6 @@ _BY_GRPC = (
 
 _sending: ContextVar["Span | None"] = ContextVar("bridge_sending", default=None)
 _processing: ContextVar["Span | None"] = ContextVar("bridge_processing", default=None)
-
-
-class TellsWhatItGivesUp(Protocol):
-    """`Intake` does."""
-
-    given_up: list[Any]
 
 
 class TracesMiddleware(TaskiqMiddleware):

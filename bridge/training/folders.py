@@ -6,7 +6,6 @@ however its owner dies; whoever makes the next one removes what is held by nobod
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bridge.training.checkpoints import room
 from bridge.training.hindrances import working_in
 
 _SCRATCH = "mlbridge-training-"
@@ -30,8 +30,7 @@ def work_folder(root: Path, task_id: str) -> Iterator[Path]:
     Raises:
         CheckpointError: it cannot be made.
     """
-    # Hashed, as a task's id can be any text that a producer likes.
-    task = hashlib.sha256(task_id.encode()).hexdigest()[:20]
+    task = room(task_id)
     with contextlib.ExitStack() as held:
         with working_in(root, "BRIDGE_WORK_ROOT"):
             for leftover in root.glob(f"work-{task}-*"):

@@ -27,6 +27,7 @@ from bridge.errors import (
 )
 from bridge.repository import Candidate, ModelRepository, Signature, withdraw
 from bridge.settings import Settings
+from bridge.specs import InferReply
 from bridge.tensors import Array, Tensor
 from bridge.training.hindrances import reading_repository
 from bridge.training.probe import load_probe
@@ -37,18 +38,6 @@ log = logging.getLogger(__name__)
 
 _LEFTOVER_S = 3600.0  # longer than any candidate is tried
 _SEVERAL = 5  # rows of the second question; not a power of 2, to catch a fixed batch size
-
-
-class Reply(Protocol):
-    """What Triton answers; `bridge.triton_client.InferReply`."""
-
-    @property
-    def model_version(self) -> str:
-        """The version that computed it."""
-
-    @property
-    def outputs(self) -> dict[str, Tensor]:
-        """Tensors by output name."""
 
 
 class Triton(Protocol):
@@ -62,7 +51,7 @@ class Triton(Protocol):
 
     async def infer(
         self, name: str, inputs: Mapping[str, Tensor], *, version: str = "", timeout_s: float
-    ) -> Reply:
+    ) -> InferReply:
         """Run one request."""
 
 
