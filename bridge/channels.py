@@ -1,18 +1,22 @@
 """Hear what is published on a channel of Redis, for as long as one listens.
 
 Enters: a connection, a channel. Leaves: messages as text. A broken connection is made again; what
-was published meanwhile is lost, so that a listener is told when to look for itself.
+was published meanwhile is lost, so that a listener is told when to look for itself. Also: ask a
+Redis that may be away.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+T = TypeVar("T")
 _AGAIN_S = 0.5
+_ASK_AGAIN_S = 1.0
 _SILENCE_S = 10.0
 
 REDIS_LOST = (RedisError, OSError, RuntimeError)
@@ -56,3 +60,18 @@ async def tell(redis: Redis, channel: str, message: str) -> None:
     """Publish, if Redis is there: who must not miss it looks for himself."""
     with contextlib.suppress(*REDIS_LOST):
         await redis.publish(channel, message)
+
+
+async def until_answered(ask: Callable[[], Awaitable[T]], what: str) -> T:
+    """Ask Redis until it answers, for as long as it is away; each time is logged.
+
+    Args:
+        ask: asks once.
+        what: it asks, as the log shall call it: "who trains abc".
+    """
+    while True:
+        try:
+            return await ask()
+        except REDIS_LOST as error:
+            logger.warning("cannot ask Redis %s, trying again: %s", what, error)
+            await asyncio.sleep(_ASK_AGAIN_S)

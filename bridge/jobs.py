@@ -21,7 +21,6 @@ and, by queue:
     bridge:jobs:<queue>:running    sorted set: ids by when their lease ends, Unix milliseconds
 """
 
-import asyncio
 import contextlib
 import logging
 from collections import Counter
@@ -30,7 +29,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from redis.asyncio import Redis
 
-from bridge.channels import REDIS_LOST, tell
+from bridge.channels import REDIS_LOST, tell, until_answered
 from bridge.job_scripts import (
     CLAIM,
     COMMIT,
@@ -52,7 +51,6 @@ from bridge.settings import Settings
 CONTROL = "bridge:control"
 """Channel on which a task's id says that somebody wants something of it."""
 
-_AGAIN_S = 1.0
 _LEAST_KEPT_S = 30 * 86_400  # a task that waits for its turn, however long the queue, is not lost
 logger = logging.getLogger("bridge.jobs")
 Answer = Literal["yours", "held", "stale", "paused", "yield", "poisonous"]
@@ -139,13 +137,10 @@ class Jobs:
             *(task_id, asking.baton, asking.floor, self._lease_ms, asking.priority),
             *(asking.worker, asking.message, self._keep_s, asking.limit),
         )
-        while True:
-            try:
-                answer, *numbers = await self._run(CLAIM, keys, *arguments)
-                return Claim(answer.decode(), *numbers)
-            except REDIS_LOST as error:
-                logger.warning("cannot ask Redis who trains %s, trying again: %s", task_id, error)
-                await asyncio.sleep(_AGAIN_S)
+        answer, *numbers = await until_answered(
+            lambda: self._run(CLAIM, keys, *arguments), f"who trains {task_id}"
+        )
+        return Claim(answer.decode(), *numbers)
 
     async def renew(self, task_id: str, token: int) -> str:
         """Keep a task.
@@ -186,12 +181,12 @@ class Jobs:
 
     async def expire(self, task_id: str) -> bool:
         """Decide that a task expires; False: it is being published. Waits for Redis."""
-        while True:
-            try:
-                return bool(await self._run(EXPIRE, keys_of(task_id)[:1], self._keep_s))
-            except REDIS_LOST as error:
-                logger.warning("cannot ask Redis whether %s may expire: %s", task_id, error)
-                await asyncio.sleep(_AGAIN_S)
+        return bool(
+            await until_answered(
+                lambda: self._run(EXPIRE, keys_of(task_id)[:1], self._keep_s),
+                f"whether {task_id} may expire",
+            )
+        )
 
     async def release(self, task_id: str, token: int, *, died: bool = False) -> None:
         """Let go of a task, perhaps for one who has died. A lease also ends by itself."""

@@ -21,7 +21,7 @@ from taskiq_redis.exceptions import ResultIsMissingError
 from bridge import log_lines
 from bridge.batcher import Batcher, Send
 from bridge.broker import broker, settings, training_broker
-from bridge.channels import REDIS_LOST
+from bridge.channels import until_answered
 from bridge.courtesy import Watch
 from bridge.crashes import report, turn_of_suspect
 from bridge.deliveries import Turn
@@ -39,7 +39,6 @@ from bridge.triton_client import TritonClient
 if broker.is_worker_process:
     log_lines.write(settings.bridge_log_format, settings.secrets)
 
-_REDIS_AGAIN_S = 1.0
 _LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows
 
 _telling: set[asyncio.Task[None]] = set()
@@ -187,13 +186,12 @@ async def _result_before(task_id: str) -> TaskiqResult[Any] | None:
     A task that was delivered twice at once has lost its inputs as soon as the first to end has
     saved its result. The second must not put an error in its place, so that it waits for Redis.
     """
-    while True:
-        try:
-            return await broker.result_backend.get_result(task_id)
-        except ResultIsMissingError:
-            return None
-        except REDIS_LOST:
-            await asyncio.sleep(_REDIS_AGAIN_S)
+    try:
+        return await until_answered(
+            lambda: broker.result_backend.get_result(task_id), f"for the result of {task_id}"
+        )
+    except ResultIsMissingError:
+        return None
 
 
 class DiscardInputs(TaskiqMiddleware):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from bridge.channels import REDIS_LOST
+from bridge.channels import REDIS_LOST, until_answered
 from bridge.errors import LeaseLostError, TaskCancelledError, TaskExpiredError
 from bridge.jobs import Jobs
 
@@ -86,15 +86,11 @@ class Lease:
         Raises:
             LeaseLostError: it is not.
         """
-        while True:
-            try:
-                wanted = await self._jobs.renew(self._task_id, self.token)
-            except REDIS_LOST:
-                await asyncio.sleep(1.0)
-                continue
-            if wanted == "lost":
-                raise LeaseLostError("another worker has the training now")
-            return
+        wanted = await until_answered(
+            lambda: self._jobs.renew(self._task_id, self.token), f"who trains {self._task_id}"
+        )
+        if wanted == "lost":
+            raise LeaseLostError("another worker has the training now")
 
     async def commit(self) -> None:
         """Decide that the model is published now, unless the task has come to another end.
@@ -105,19 +101,16 @@ class Lease:
             LeaseLostError: another worker has the training, or has published it.
             TaskExpiredError, TaskCancelledError: it has.
         """
-        while True:
-            try:
-                answer = await self._jobs.commit(self._task_id, self.token)
-            except REDIS_LOST:
-                await asyncio.sleep(1.0)
-                continue
-            if answer == "lost":
-                raise LeaseLostError("another worker has the training now")
-            if answer == "expired":
-                raise TaskExpiredError("the task's deadline passed before its model was published")
-            if answer == "ended":
-                raise TaskCancelledError("the task was ended before its model was published")
-            return
+        answer = await until_answered(
+            lambda: self._jobs.commit(self._task_id, self.token),
+            f"whether {self._task_id} may be published",
+        )
+        if answer == "lost":
+            raise LeaseLostError("another worker has the training now")
+        if answer == "expired":
+            raise TaskExpiredError("the task's deadline passed before its model was published")
+        if answer == "ended":
+            raise TaskCancelledError("the task was ended before its model was published")
 
     async def recall(self) -> None:
         """Nothing was published."""
