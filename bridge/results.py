@@ -5,7 +5,6 @@ caller said (label `reply_to`) on which channel it listens.
 """
 
 import asyncio
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgpack
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
@@ -62,7 +61,6 @@ for i, id in ipairs(KEYS) do
 end
 return answers
 """
-_SAVE_SHA = hashlib.sha1(_SAVE.encode(), usedforsecurity=False).hexdigest()
 
 
 def reply_channel(token: str) -> str:
@@ -120,6 +118,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         self._redis: Redis = Redis.from_url(
             settings.redis_connect_url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
         )
+        self._script: Any = self._redis.register_script(_SAVE)  # whose answer has no type
         self.cancellations = Cancellations(self._redis, settings.bridge_result_ttl_s)
         self._asking = asyncio.Semaphore(_ASKING)
         self._pending: list[_Pending] = []
@@ -220,11 +219,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         """
         failures: dict[_Pending, Exception] = {}
         for together in _bounded(batch):
-            try:
-                answers = await self._saved(together)
-            except NoScriptError:  # a new Redis, or flushed
-                await self._redis.script_load(_SAVE)
-                answers = await self._saved(together)
+            answers = await self._saved(together)
             for item, answer in zip(together, answers, strict=True):
                 if isinstance(answer, bytes):
                     failures[item] = ResponseError(answer.decode(errors="replace"))
@@ -235,10 +230,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
     async def _saved(self, batch: list[_Pending]) -> list[int | bytes]:
         keys = [item.task_id for item in batch]
         each = (part for item in batch for part in (item.value, *item.push))
-        redis: Any = self._redis  # which has no types here
-        answers: list[int | bytes] = await redis.execute_command(
-            "EVALSHA", _SAVE_SHA, len(keys), *keys, self.result_ex_time, *each
-        )
+        answers: list[int | bytes] = await self._script(keys, (self.result_ex_time, *each))
         return answers
 
 
