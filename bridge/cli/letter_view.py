@@ -8,6 +8,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from rich.filesize import decimal
+
 from bridge.errors import MalformedMessageError
 from bridge.messages import Formatter
 from bridge.queues.letters import Letter, Opened, seconds_since, user_headers
@@ -28,7 +30,7 @@ def as_row(letter: Letter) -> tuple[str, ...]:
         "\n".join(cut_text(part, _REASON) for part in why if part) or "(not told)",
         age(letter),
         "" if letter.attempts is None else str(letter.attempts),
-        size(letter.size),
+        decimal(letter.size),
     )
 
 
@@ -82,14 +84,6 @@ def age(letter: Letter) -> str:
         if age_s >= seconds:
             return f"{int(age_s // seconds)} {unit}"
     return f"{max(0, int(age_s))} s"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit, many in (("MiB", 2**20), ("KiB", 2**10)):
-        if count >= many:
-            return f"{count / many:.1f} {unit}"
-    return f"{count} B"
 
 
 def cut(value: Any, depth: int = _DEPTH) -> Any:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import psutil
+from rich.filesize import decimal
 
 from bridge.errors import DatasetError
 
@@ -62,7 +63,8 @@ def check_memory(needed: int, remedy: str) -> None:
     free = free_memory()
     if 2 * needed > free:  # once as it is read, once as numbers
         raise DatasetError(
-            f"it takes about {said(needed)} of memory, twice, and {said(free)} are free; {remedy}"
+            f"it takes about {decimal(needed)} of memory, twice, and {decimal(free)} are free; "
+            f"{remedy}"
         )
 
 
@@ -78,7 +80,7 @@ def check_disk(folder: Path, next_bytes: int, needed: int) -> None:
         DatasetError: tells how much is needed and how much is free.
     """
     if next_bytes + _SPARE_DISK_BYTES > free_disk(folder):
-        raise no_room(needed, f"{said(free_disk(folder))} are free in {folder}")
+        raise no_room(needed, f"{decimal(free_disk(folder))} are free in {folder}")
 
 
 def free_disk(folder: Path) -> int:
@@ -89,13 +91,5 @@ def free_disk(folder: Path) -> int:
 def no_room(needed: int, found: str) -> DatasetError:
     """The error of a disk that is too small; `found` says what there is."""
     return DatasetError(
-        f"there is no room: it takes about {said(needed)} on disk, and {found}; nothing was kept"
+        f"there is no room: it takes about {decimal(needed)} on disk, and {found}; nothing was kept"
     )
-
-
-def said(size: int) -> str:
-    """Bytes as people read them."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:,.1f} {unit}"
-    return f"{size:,} bytes"
