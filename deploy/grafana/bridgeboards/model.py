@@ -13,7 +13,7 @@ from bridgeboards.panels import (
 )
 
 _THIS = 'model="$model"'
-_FAILED = 'model="$model", outcome=~"failed|dead-lettered"'
+_UNANSWERED = 'model="$model", outcome=~"failed|dead-lettered|expired"'
 
 
 def model() -> Dashboard:
@@ -61,10 +61,10 @@ def _state() -> list[object]:
             unit="ops",
         ),
         number(
-            "Share that failed",
-            f"sum(rate(bridge_tasks_total{{{_FAILED}}}[$__rate_interval]))"
+            "Share that failed or expired",
+            f"sum(rate(bridge_tasks_total{{{_UNANSWERED}}}[$__rate_interval]))"
             f" / sum(rate(bridge_tasks_total{{{_THIS}}}[$__rate_interval]))",
-            "Wrong inputs of callers count too.",
+            "Wrong inputs of callers count too, and deadlines that passed first.",
             unit="percentunit",
             steps=((None, "green"), (0.05, "red")),
         ),

@@ -17,7 +17,7 @@ from bridgeboards.panels import (
 )
 
 _UP = {"0": "DOWN"}
-_FAILED = 'outcome=~"failed|dead-lettered"'
+_FAILED, _EXPIRED = 'outcome=~"failed|dead-lettered"', 'outcome="expired"'
 _START = """
 1. **Red above?** That part first: all else follows from it. **All green, and people wait?** Go on.
 2. **Backlog grows**: are workers paused? Else open *One model* and see where the time goes.
@@ -118,6 +118,7 @@ def _who_waits() -> list[object]:
 
 def _what_comes_out() -> list[object]:
     failed = per_second("bridge_tasks_total", by="model", where=_FAILED)
+    expired = per_second("bridge_tasks_total", by="model", where=_EXPIRED)
     total = per_second("bridge_tasks_total", by="model")
     return [
         lines(
@@ -128,9 +129,13 @@ def _what_comes_out() -> list[object]:
             colours=OUTCOME_COLOURS,
         ),
         lines(
-            "Share that failed, by model",
-            {"{{model}}": f"{failed} / {total}"},
-            "Wrong inputs of callers count too: One model tells which errors they are.",
+            "Share that failed or expired, by model",
+            {
+                "{{model}} failed": f"{failed} / {total}",
+                "{{model}} expired": f"{expired} / {total}",
+            },
+            "Wrong inputs of callers count as failed: One model tells which errors they are. "
+            "Expired: their deadline passed first; more than 0.2 is an alert of its own.",
             unit="percentunit",
             steps=((None, "green"), (0.05, "red")),
             runbook="BridgeErrorRatio",
