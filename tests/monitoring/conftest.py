@@ -211,7 +211,7 @@ async def _waiting(watched: Watched, count: int) -> bool:
 
 
 async def _train(watched: Watched) -> None:
-    """One training that goes live, one that runs on, one that waits, one paused, one that fails."""
+    """Two that go live, one after the other; and one that runs on, waits, is paused, fails."""
     mlp = {"architecture": "mlp", "target": "species"}
     train = watched.client.train
     bad = await train("iris", {"architecture": "no such network"}, {})
@@ -220,6 +220,9 @@ async def _train(watched: Watched) -> None:
         await bad.result(WAIT_S)
     result = await good.result(WAIT_S)
     assert result["model_name"] == TRAINED
+    served = f'bridge_model_info{{model="{TRAINED}"}} == 1'
+    await watched.until(lambda: asyncio.to_thread(watched.asked.now, served))
+    await (await train("iris", {**mlp, "model_id": TRAINED}, {"epochs": 3})).result(WAIT_S)
     paused = await train("iris", {**mlp, "model_id": "watched-later"}, {"epochs": 100_000})
     await paused.pause()
     for name in ("long", "longer"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import time
 from itertools import combinations
 from pathlib import Path
@@ -56,6 +57,69 @@ def test_provisioning_names_what_is_there():
     assert interval == scraped["global"]["scrape_interval"]
     provider = yaml.safe_load((FOLDER / "provisioning/dashboards/bridge.yaml").read_text())
     assert [entry["type"] for entry in provider["providers"]] == ["file"]
+
+
+def asked(board, title):
+    """What a dashboard asks at that place, first of all."""
+    return next(
+        query.expr
+        for board_ in BOARDS
+        if board_["uid"] == board
+        for query in queries_of(board_)
+        if query.title == title
+    )
+
+
+@pytest.mark.parametrize(
+    ("info", "minutes", "marked"),
+    [
+        ({"1": "1x10 stale", "2": "_x11 1x20"}, 11.5, {"2"}),
+        ({"1": "1x10 stale", "2": "_x11 1x20"}, 13, set()),  # for a minute
+        ({"1": "1x30"}, 20, set()),
+        ({"7": "1x9 stale _x5 1x20"}, 16, set()),  # its pool began again
+        ({"7": "1x9 stale _x5 1x20"}, 16.5, set()),
+        ({"7": "_x9 1x20"}, 10, set()),  # the first of all
+        ({"2": "1x10 stale", "1": "1x5 stale _x4 1x20"}, 11.5, {"1"}),  # the second was withdrawn
+    ],
+)
+def test_a_mark_is_where_another_version_takes_over(find_program, tmp_path, info, minutes, marked):
+    _test_query(
+        find_program,
+        tmp_path,
+        asked("bridge-overview", "marks: New versions"),
+        info,
+        minutes,
+        dict.fromkeys(marked, 1),
+    )
+
+
+def test_only_what_serves_now_is_said_to_be_served(find_program, tmp_path):
+    info = {"1": "1x10 stale", "2": "_x11 1x20"}
+    expr = asked("bridge-overview", "Models")
+    _test_query(find_program, tmp_path, expr, info, 20, {"2": 9 * 60})
+
+
+def _test_query(find_program, tmp_path, expr, info, minutes, expected):
+    """Have promtool answer for versions of model `m`, with a value a minute."""
+    series = [
+        {"series": f'bridge_model_info{{model="m", version="{version}"}}', "values": values}
+        for version, values in info.items()
+    ]
+    samples = [
+        {"labels": f'{{model="m", version="{version}"}}', "value": value}
+        for version, value in expected.items()
+    ]
+    question = {"expr": expr, "eval_time": f"{int(minutes * 60)}s", "exp_samples": samples}
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": [question]}
+    file = tmp_path / "cases.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}))
+    done = subprocess.run(
+        [find_program("promtool"), "test", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def without_data(queries, watched, prometheus):

@@ -8,9 +8,11 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from bridgeboards.panels import SOURCE
 
+# Another version served a minute before: that of a pool that begins again is not new.
 _NEW_VERSION = (
     "max by (model, version) (bridge_model_info == 1)"
     " unless max by (model, version) (bridge_model_info offset 1m == 1)"
+    " and on (model) max by (model) (bridge_model_info offset 1m == 1)"
 )
 Rows = Mapping[str, Sequence[Any]]
 """Panels by the question that they answer."""

@@ -157,18 +157,18 @@ def _what_comes_out() -> list[object]:
 
 def _models() -> object:
     named, seen = "max by (model, version)", "timestamp(bridge_model_info == 1)"
-    served = f" * on (model) group_right () {named} (bridge_model_info == 1)"
+    served_now = f"{named} (bridge_model_info == 1)"
+    served = f" * on (model) group_right () {served_now}"
     return rows(
         "Models",
         {
-            "Served for": f"{named} (time() - min_over_time({seen}[24h:15s]))",
-            "Tasks/s": per_second("bridge_tasks_total", by="model, version")
-            + f" and {named} (bridge_model_info == 1)",
+            "Served for": f"{named} (time() - min_over_time({seen}[24h:15s])) and {served_now}",
+            "Tasks/s": per_second("bridge_tasks_total", by="model, version") + f" and {served_now}",
             "In Triton (p99)": quantile(0.99, "bridge_triton_seconds", by="model") + served,
             "Backlog": "max by (model) (bridge_backlog_seconds)" + served,
         },
-        "Served for: seconds since this version was first seen, 24 hours at most. Purple marks in "
-        "the graphs are new versions.",
+        "Served for: seconds since this version was first seen, 24 hours at most. At purple marks "
+        "in the graphs another version took over.",
         by=("model", "version"),
         units={"Served for": "s", "Tasks/s": "ops", "In Triton (p99)": "s", "Backlog": "s"},
         links={"model": "/d/bridge-model/one-model?var-model=${__data.fields.model}"},
