@@ -26,6 +26,12 @@ KNOWN = {name.upper() for name in Settings.model_fields}
 OURS = ["folders", "api-template-worker-ml", "training-worker", "triton-cpu", "taskiq-dashboard"]
 
 
+def in_bytes(size):
+    """Of `2g` and the like as Docker and Redis take them, of `1200MiB` as RabbitMQ does."""
+    number, unit = re.fullmatch(r"(\d+)(MiB|[mg]b?)", size).groups()
+    return int(number) * 2 ** (30 if unit[0] == "g" else 20)
+
+
 def services_of(compose, profile):
     """The services that start under a profile."""
     return {
@@ -212,6 +218,16 @@ def test_redis_keeps_what_it_confirmed_and_evicts_nothing(compose):
     command = " ".join(compose["services"]["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
+
+
+def test_rabbitmq_blocks_publishers_before_its_container_is_full(compose, root):
+    """Its own `relative` would be of the machine's memory, which may be many times the limit."""
+    text = (root / "deploy" / "rabbitmq" / "20-bridge.conf").read_text()
+    settings = dict(re.findall(r"^([a-z_.]+) = (\S+)$", text, re.MULTILINE))
+    assert "vm_memory_high_watermark.relative" not in settings
+    highest = in_bytes(settings["vm_memory_high_watermark.absolute"])
+    limit = in_bytes(compose["services"]["rabbitmq"]["deploy"]["resources"]["limits"]["memory"])
+    assert 0.5 <= highest / limit <= 0.65
 
 
 def test_rabbitmq_has_its_management_page_and_metrics(root):
