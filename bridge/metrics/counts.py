@@ -159,8 +159,8 @@ class Counts(Observer):
             standing["saved_at"] = float(checkpoint["saved_at"])
 
     def slice_ended(self, model: str, how: Slice) -> None:
-        """See `Observer`."""
-        label = self._labels.model(model)
+        """See `Observer`. As above: one that failed before its first report is known too."""
+        label = self._labels.add(model)
         self._trainings.pop(label, None)
         series.SLICES.labels(label, how).inc()
 
