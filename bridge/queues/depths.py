@@ -1,5 +1,6 @@
 """How much waits, and who consumes."""
 
+import asyncio
 from dataclasses import dataclass
 
 import aiormq.exceptions
@@ -37,13 +38,17 @@ async def queue_depths(settings: Settings) -> list[QueueDepth]:
     ]
     if settings.bridge_queue == "redis-streams":
         return await _stream_depths(settings, names)
+    tiers = {queue: [tier_name(queue, tier) for tier in TIERS_S] for queue in names[::2]}
+    asked = [*names, *(tier for of_queue in tiers.values() for tier in of_queue)]
     async with reach_rabbitmq(settings) as connection:
-        depths = [await _depth(connection, name) for name in names]
-        for queue in names[::2]:
-            tiers = [await _depth(connection, tier_name(queue, tier)) for tier in TIERS_S]
-            delayed = [tier.messages for tier in tiers if tier.messages is not None]
-            if delayed:
-                depths.append(QueueDepth(f"{queue}.delay", sum(delayed), None))
+        # All at a time: one after the other they take too long where the server is far away.
+        found = await asyncio.gather(*(_depth(connection, name) for name in asked))
+    by_name = dict(zip(asked, found, strict=True))
+    depths = [by_name[name] for name in names]
+    for queue, of_queue in tiers.items():
+        delayed = [waits for tier in of_queue if (waits := by_name[tier].messages) is not None]
+        if delayed:
+            depths.append(QueueDepth(f"{queue}.delay", sum(delayed), None))
     return depths
 
 
