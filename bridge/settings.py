@@ -107,7 +107,8 @@ class Settings(TrainingSettings, TelemetrySettings):
     RABBITMQ_HOST."""
     bridge_worker_urls: str = ""
     """Where worker pools answer `/readyz` and `/metrics`, separated by commas, for `mlbridge
-    status` and `doctor`. Unset: BRIDGE_METRICS_PORT of this machine, if that is set."""
+    status` and `doctor`; a host with several addresses is asked at each. Unset:
+    BRIDGE_METRICS_PORT of this machine, if that is set."""
 
     # Results and progress.
     redis_url: SecretStr = SecretStr("redis://localhost:6379/0")

@@ -1,7 +1,5 @@
 """Worker pools, by what they say of themselves."""
 
-import asyncio
-
 from bridge.doctor.findings import Finding, finding, fine
 from bridge.overview.parts import UP
 from bridge.overview.pools import find_workers
@@ -9,11 +7,11 @@ from bridge.settings import Settings
 
 
 async def check_workers(settings: Settings) -> list[Finding]:
-    """`/readyz` of each pool of BRIDGE_WORKER_URLS."""
+    """`/readyz` of each pool of BRIDGE_WORKER_URLS, of each container where it has several."""
     if not settings.worker_urls:
         return [fine("no BRIDGE_WORKER_URLS are set: consumers are counted only")]
     found = []
-    for part, workers in await asyncio.gather(*map(find_workers, settings.worker_urls)):
+    for part, workers in await find_workers(settings.worker_urls):
         if part.state != UP and not workers:
             found.append(finding("worker-pool-unreachable", f"{part.address} {part.state}"))
         found += [

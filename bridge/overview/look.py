@@ -82,7 +82,7 @@ async def look(
         find_queues(settings),
         find_redis(settings),
         asyncio.gather(*(find_triton(settings, each) for each in settings.triton_addresses)),
-        asyncio.gather(*(find_workers(url) for url in settings.worker_urls)),
+        find_workers(settings.worker_urls),
         find_trainings(settings),
         asyncio.sleep(max(0.0, before.at + window_s - time.monotonic())),
     )

@@ -1,10 +1,15 @@
-"""Worker pools, by their own pages: `/readyz` and `/metrics`."""
+"""Worker pools, by their own pages: `/readyz` and `/metrics`.
 
+A pool of several containers has one name and an address for each: each is asked, and is a part.
+"""
+
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
 
-from bridge.fetch import fetch
+from bridge.fetch import fetch, servers_of
 from bridge.overview.histograms import Histograms, read_histograms
 from bridge.overview.parts import UP, Part
 from bridge.settings import Settings
@@ -21,30 +26,43 @@ class Worker:
     state: str
 
 
-async def find_workers(url: str) -> tuple[Part, list[Worker]]:
-    """A pool and its processes.
+async def find_workers(urls: Sequence[str]) -> list[tuple[Part, list[Worker]]]:
+    """Pools and their processes.
 
     Args:
-        url: where it answers.
+        urls: where they answer.
     """
+    return await asyncio.gather(*(_find(*place) for place in await _places(urls)))
+
+
+async def _places(urls: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each URL with each address to be asked; None: whichever answers."""
+    places: list[tuple[str, str | None]] = []
+    for url, servers in zip(urls, await asyncio.gather(*map(servers_of, urls)), strict=True):
+        places += [(url, address) for address in servers] or [(url, None)]
+    return places
+
+
+async def _find(url: str, address: str | None) -> tuple[Part, list[Worker]]:
+    shown = url if address is None else f"{url} ({address})"
     try:
-        status, body = await fetch(f"{url}/readyz")
+        status, body = await fetch(f"{url}/readyz", address=address)
     except OSError as error:
         wrong = f"does not answer ({error}): check BRIDGE_WORKER_URLS, and that it runs"
-        return Part("worker pool", url, wrong), []
+        return Part("worker pool", shown, wrong), []
     try:
         processes = orjson.loads(body)["processes"] if status in {_READY, _UNREADY} else None
-        workers = [Worker(url, pid, _state(it)) for pid, it in sorted((processes or {}).items())]
+        workers = [Worker(shown, pid, _state(it)) for pid, it in sorted((processes or {}).items())]
     except (ValueError, KeyError, TypeError, AttributeError):
         processes = None
     if processes is None:
         wrong = f"no worker pool answers there (HTTP {status}): check BRIDGE_WORKER_URLS"
-        return Part("worker pool", url, wrong), []
+        return Part("worker pool", shown, wrong), []
     unready = sum(worker.state != "ready" for worker in workers)
     if status == _READY:
-        return Part("worker pool", url, UP), workers
+        return Part("worker pool", shown, UP), workers
     wrong = f"{unready} of {len(workers)} processes are not ready" if workers else "no process"
-    return Part("worker pool", url, wrong), workers
+    return Part("worker pool", shown, wrong), workers
 
 
 def _state(process: dict[str, object]) -> str:
@@ -59,15 +77,17 @@ def _state(process: dict[str, object]) -> str:
 
 async def read_metrics(settings: Settings) -> Histograms:
     """The histograms of all pools that answer."""
-    pages = []
-    for url in settings.worker_urls:
-        try:
-            status, body = await fetch(f"{url}/metrics")
-        except OSError:  # the parts tell
-            continue
-        if status == _READY:
-            pages.append(body.decode(errors="replace"))
+    places = await _places(settings.worker_urls)
+    pages = await asyncio.gather(*(_page(*place) for place in places))
     try:
         return read_histograms(pages)
     except ValueError:  # something else answers there
         return {}
+
+
+async def _page(url: str, address: str | None) -> str:
+    try:
+        status, body = await fetch(f"{url}/metrics", address=address)
+    except OSError:  # the parts tell
+        return ""
+    return body.decode(errors="replace") if status == _READY else ""
