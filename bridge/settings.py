@@ -8,7 +8,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import (
@@ -35,6 +35,7 @@ AmqpName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@#,/><-]{1,2
 """What RabbitMQ and its client library take as a name, with room for our own endings."""
 Part = Literal["rabbitmq", "redis", "triton"]
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PARTS: tuple[Part, ...] = ("rabbitmq", "redis", "triton")
 TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part in PARTS}
 """The fields of each part's certificate files."""
@@ -158,6 +159,17 @@ class Settings(TrainingSettings, TelemetrySettings):
 
     model_repository: Path = Path("model_repository")
 
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any) -> Any:
+        """Before the checks below: secrets that come from files often end in a line break."""
+        if not isinstance(value, SecretStr):
+            return value
+        text = value.get_secret_value().rstrip("\r\n")
+        if _CONTROL.search(text):
+            raise ValueError("holds a line break or another control character")
+        return SecretStr(text)
+
     @field_validator("triton_url")
     @classmethod
     def _addresses(cls, value: str) -> str:
@@ -242,7 +254,7 @@ class Settings(TrainingSettings, TelemetrySettings):
             if isinstance(value := getattr(self, name), SecretStr)
         }
         passwords = {urlsplit(text).password for text in texts if "://" in text}
-        texts = {text for text in texts if "://" not in text}
+        texts = {text for text in texts if "://" not in text} | self.header_secrets
         return texts | {quote(text, safe="") for text in texts} | {it for it in passwords if it}
 
     @property

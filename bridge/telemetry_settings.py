@@ -1,14 +1,20 @@
 """What can be set of logs, traces and the dashboard; part of `Settings`, the environment's reader.
 
 OpenTelemetry's own variables are read here only as far as they say whether traces are wanted; its
-SDK reads the rest of them (headers, sampler, limits, resource) by itself.
+SDK reads the rest of them (headers, sampler, limits, resource) by itself. Headers that it does not
+understand it writes into the log, secrets or not: they are checked here before.
 """
 
+import re
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings
+
+# As OpenTelemetry's SDK takes them: a token, and what is printed, but for what ends or quotes it.
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[^\x00-\x1f\x7f-\U0010ffff\",;\\]*")
+_SURELY_SECRET = 16  # a shorter value may be a word, as a stage's name
 
 
 class TelemetrySettings(BaseSettings):
@@ -22,6 +28,10 @@ class TelemetrySettings(BaseSettings):
     """OpenTelemetry's: the collector's address, `http://host:4318`."""
     otel_exporter_otlp_traces_endpoint: SecretStr | None = None
     """OpenTelemetry's: the same, with the path, for traces alone."""
+    otel_exporter_otlp_headers: SecretStr | None = None
+    """OpenTelemetry's: what its requests carry, mostly keys: `name=value,name=value`."""
+    otel_exporter_otlp_traces_headers: SecretStr | None = None
+    """OpenTelemetry's: the same, for traces alone."""
     otel_exporter_otlp_protocol: str = "http/protobuf"
     """OpenTelemetry's: gRPC, which others take for the default, is not spoken here."""
     otel_exporter_otlp_traces_protocol: str | None = None
@@ -64,6 +74,24 @@ class TelemetrySettings(BaseSettings):
         return named.startswith("grpc")
 
     @property
+    def wrong_headers(self) -> str | None:
+        """The variable whose headers OpenTelemetry would not understand, and show; None: none."""
+        for name in ("otel_exporter_otlp_headers", "otel_exporter_otlp_traces_headers"):
+            for header in _headers(getattr(self, name)):
+                if not _HEADER.fullmatch(header) or not unquote(header).isprintable():
+                    return name.upper()
+        return None
+
+    @property
+    def header_secrets(self) -> set[str]:
+        """What must not be seen of the headers."""
+        given = (self.otel_exporter_otlp_headers, self.otel_exporter_otlp_traces_headers)
+        headers = {header for text in given for header in _headers(text)}
+        values = {header.partition("=")[2].strip() for header in headers}
+        values |= {unquote(value) for value in values}
+        return headers | {value for value in values if len(value) >= _SURELY_SECRET}
+
+    @property
     def traces_url(self) -> str | None:
         """Where spans go, with the path; None: they are not wanted, or nobody said where to."""
         if not self.traces_wanted:
@@ -73,3 +101,8 @@ class TelemetrySettings(BaseSettings):
         if self.otel_exporter_otlp_endpoint is not None:
             return f"{self.otel_exporter_otlp_endpoint.get_secret_value().rstrip('/')}/v1/traces"
         return None
+
+
+def _headers(text: SecretStr | None) -> list[str]:
+    parts = text.get_secret_value().split(",") if text is not None else ()
+    return [part.strip() for part in parts if part.strip()]

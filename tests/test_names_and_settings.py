@@ -4,6 +4,7 @@ from urllib.parse import urlencode
 
 import pytest
 import trustme
+from opentelemetry.util.re import parse_env_headers
 
 from bridge import errors
 from bridge.names import check_name
@@ -97,6 +98,66 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch, field):
     default = Settings.model_fields[field].get_default(call_default_factory=True)
     monkeypatch.setenv(field.upper(), "")
     assert getattr(load_settings(), field) == default
+
+
+SECRETS = [
+    name.upper()
+    for name, field in Settings.model_fields.items()
+    if "SecretStr" in str(field.annotation)
+]
+URLS = {"REDIS_URL": "redis://:s3cret@host/0", "BRIDGE_PAYLOAD_URL": "redis://:s3cret@host/1"}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_end_in_a_line_break_but_not_hold_one(monkeypatch, name):
+    text = URLS.get(name, "s3cret")
+    monkeypatch.setenv(name, f"{text}\r\n")
+    assert getattr(load_settings(), name.lower()).get_secret_value() == text
+    for wrong in (f"{text}\nmore", f"\n{text}", f"{text}\t", f"{text}\x7f"):
+        monkeypatch.setenv(name, wrong)
+        with pytest.raises(errors.SettingsError, match=f"{name}: .*control character") as caught:
+            load_settings()
+        assert "s3cret" not in str(caught.value)
+
+
+def test_there_are_many_secrets():
+    assert {"RABBITMQ_PASSWORD", "TASKIQ_DASHBOARD_TOKEN", *URLS} < set(SECRETS)
+    assert len(SECRETS) >= 10
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("api-key=abc", True),
+        ("authorization=Basic dXNlcjpwYXNz==, x-scope = a/b ,", True),
+        ("authorization=Basic%20dXNlcg%3D%3D", True),
+        ("", True),
+        ("api-key", False),
+        ("api-key: abc", False),
+        ("a=1;b=2", False),
+        ('a="1"', False),
+        ("a=1%0Ab", False),
+    ],
+)
+def test_headers_are_right_if_opentelemetry_takes_them(monkeypatch, caplog, text, right):
+    for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        monkeypatch.setenv(name, text)
+        assert load_settings().wrong_headers == (None if right else name)
+        monkeypatch.delenv(name)
+    taken = parse_env_headers(text, liberal=True)
+    if right:  # else it would show them, or a request would
+        assert not caplog.text
+    else:
+        assert caplog.text or any("\n" in value for value in taken.values())
+
+
+def test_what_headers_hold_is_covered(monkeypatch):
+    monkeypatch.setenv(
+        "OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20dXNlcjpwYXNz, stage=tests"
+    )
+    secrets = load_settings().secrets
+    assert {"Basic dXNlcjpwYXNz", "authorization=Basic%20dXNlcjpwYXNz", "stage=tests"} <= secrets
+    assert "tests" not in secrets  # a word
 
 
 def test_several_triton_addresses(monkeypatch):

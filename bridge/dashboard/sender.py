@@ -172,6 +172,10 @@ class Sender:
             self._disconnect()
             self._tell_trouble(repr(error))
             return _Verdict.AWAY
+        except ValueError:  # of http.client; its text has the token
+            self._disconnect()
+            self._tell_trouble("the token or the address cannot be sent by HTTP")
+            return _Verdict.FAILED
         if status >= _ACCEPTED:
             self._tell_trouble(f"HTTP {status}")
             return _Verdict.FAILED

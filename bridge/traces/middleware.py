@@ -30,6 +30,11 @@ _BY_GRPC = (
     "collectors"
 )
 
+_HEADERS = (
+    "what {} says cannot be sent as headers: it must be name=value,name=value, with what else than "
+    "letters and digits stands in a value percent-encoded"
+)
+
 _sending: ContextVar["Span | None"] = ContextVar("bridge_sending", default=None)
 _processing: ContextVar["Span | None"] = ContextVar("bridge_processing", default=None)
 
@@ -54,6 +59,7 @@ class TracesMiddleware(TaskiqMiddleware):
         super().__init__()
         self._must = settings.bridge_traces is True
         self._by_grpc = settings.traces_by_grpc
+        self._wrong_headers = settings.wrong_headers
         self._kind, self._queue = kind, queue
         self._system = "rabbitmq" if settings.bridge_queue == "rabbitmq" else "redis"
         self._spans: Spans | None = None
@@ -72,6 +78,9 @@ class TracesMiddleware(TaskiqMiddleware):
         self._started = True
         if self._by_grpc:
             self._cannot(_BY_GRPC)
+            return
+        if self._wrong_headers:
+            self._cannot(_HEADERS.format(self._wrong_headers))
             return
         try:
             from bridge.traces.provider import start  # noqa: PLC0415 - an extra

@@ -77,6 +77,19 @@ async def test_a_wrong_token_is_told_once_and_does_not_stop_the_rest(server, cap
     assert "wrong-token" not in caplog.text
 
 
+async def test_a_token_that_no_header_can_hold_is_told_and_not_shown(caplog, capfd):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listens:
+        for token in ("hidden\ntoken", "hidden-\u0442oken"):
+            caplog.clear()
+            sender = Sender(f"http://127.0.0.1:{listens.getsockname()[1]}", token)
+            sender.put(str(uuid.uuid4()), "started", STARTED)
+            await until(lambda: "TASKIQ_DASHBOARD_TOKEN right?" in caplog.text)
+            await sender.close()
+            assert (sender.sent, sender.dropped) == (0, 1)
+            assert "hidden" not in caplog.text
+    assert "hidden" not in "".join(capfd.readouterr())
+
+
 async def test_a_silent_dashboard_fills_a_bounded_buffer(caplog):
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
         sender = Sender(f"http://127.0.0.1:{silent.getsockname()[1]}", "token")

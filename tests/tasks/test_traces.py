@@ -403,7 +403,11 @@ class _Intake:
 
 @pytest.mark.parametrize(
     ("variables", "told"),
-    [({}, r"taskiq-triton-bridge\[otel\]"), ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "4318")],
+    [
+        ({}, r"taskiq-triton-bridge\[otel\]"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "4318"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "key=a;b"}, "OTEL_EXPORTER_OTLP_HEADERS"),
+    ],
 )
 def test_traces_that_cannot_be_had_are_told(variables, told, monkeypatch, caplog):
     """Here only the extra is missing, as where it is not installed."""
