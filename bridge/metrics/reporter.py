@@ -84,7 +84,8 @@ class Reporter:
         if not self._asking():
             self._answers = []
         elif time.monotonic() > self._asked + _ASK_EVERY_S:
-            self._answers = [it for ask in self._asks for it in await _answer(ask)]
+            answers = await asyncio.gather(*map(_answer, self._asks))
+            self._answers = [it for answer in answers for it in answer]
             self._asked = time.monotonic()
         standing = [*self._counts.standing(), *self._answers]
         standing += [it for look in self._looks for it in look()]

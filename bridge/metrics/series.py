@@ -128,4 +128,8 @@ GAUGES = {
         "last",
     ),
     "bridge_training_jobs": Gauge("Trainings by state.", ("state",), "last"),
+    "bridge_redis_memory_bytes": Gauge("Bytes that Redis uses.", (), "last"),
+    "bridge_redis_memory_limit_bytes": Gauge(
+        "Bytes that Redis may use, its maxmemory; it refuses results beyond.", (), "last"
+    ),
 }

@@ -4,6 +4,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
 from bridge.broker import settings
 from bridge.errors import BridgeError, QueueError
 from bridge.health import Health
@@ -115,6 +118,9 @@ async def _counting(
         found = await broker.waiting()
         return [(WAITING, (queue,), float(messages)) for queue, messages in found.items()]
 
+    async def memory() -> Iterable[Standing]:
+        return await _memory_of(broker.results.redis)
+
     counts = Counts(Labels(is_task, watched.is_model, watched.subjects))
     for part in (intake, *watched.parts):
         part.observer = counts
@@ -122,9 +128,23 @@ async def _counting(
     reporter = Reporter(
         counts,
         [at_hand, *watched.looks],
-        [waiting, *watched.asks],
+        [waiting, memory, *watched.asks],
         asking=asking,
         in_seconds=watched.backlog,
     )
     async with reporter.running():
         yield
+
+
+async def _memory_of(redis: Redis) -> list[Standing]:
+    """What Redis uses, and may use if that is bounded; nothing where this user may not ask."""
+    try:
+        told: dict[str, Any] = await redis.info("memory")
+    except NoPermissionError:
+        return []
+    figures = {"": told["used_memory"], "_limit": told.get("maxmemory")}
+    return [
+        (f"bridge_redis_memory{which}_bytes", (), float(figure))
+        for which, figure in figures.items()
+        if figure
+    ]

@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from redis.asyncio import Redis
 from sklearn.datasets import load_iris
 
 from bridge.client import BridgeClient
@@ -230,8 +231,17 @@ async def _train(watched: Watched) -> None:
 
 
 @pytest.fixture(scope="session")
+async def bounded_redis(redis_server):
+    """Redis with a maxmemory, as where it is deployed."""
+    async with Redis.from_url(redis_server.url) as admin:
+        await admin.config_set("maxmemory", "1gb")
+        yield redis_server
+        await admin.config_set("maxmemory", "0")
+
+
+@pytest.fixture(scope="session")
 async def watched(
-    state, rabbitmq, redis_server, triton, model_repository, save_multiplier, tmp_path_factory
+    state, rabbitmq, bounded_redis, triton, model_repository, save_multiplier, tmp_path_factory
 ) -> AsyncIterator[Watched]:
     """The stack, after all that should be seen has happened; callers still call."""
     del rabbitmq  # it has seen to it that RabbitMQ is installed
@@ -255,7 +265,7 @@ async def watched(
             "RABBITMQ_USERNAME": own_rabbitmq.username,
             "RABBITMQ_PASSWORD": own_rabbitmq.password,
             "TASKIQ_ML_QUEUE": "taskiq_ml",
-            "REDIS_URL": redis_server.url,
+            "REDIS_URL": bounded_redis.url,
             "TRITON_URL": triton.address,
             "MODEL_REPOSITORY": str(model_repository),
             "DATASET_ROOT": str(data / "datasets"),

@@ -74,6 +74,7 @@ async def test_the_workers_redis_user_may_do_what_a_worker_does(environment, set
     results = RedisResults(settings)
     await results.save("of-the-worker", b"{}", "token")
     assert await results.is_result_ready("of-the-worker")
+    assert (await results.redis.info("memory"))["used_memory"]
     await results.set_progress("of-the-worker", TaskProgress(state=TaskState.STARTED, meta={}))
     await results.shutdown()
     payloads = open_payloads(settings)
@@ -132,6 +133,7 @@ async def test_who_cancels_needs_no_more_than_the_page_says(users_redis):
 
 async def test_the_training_workers_redis_user_may_do_what_one_does(users_redis):
     async with Redis.from_url(users_redis.url_of("bridge-training")) as redis:
+        assert (await redis.info("memory"))["used_memory"]
         jobs = Jobs(redis, "queue", lease_s=1, keep_s=60)
         await jobs.register("a-training", 1)
         claim = await jobs.claim("a-training", Asking("worker", b"message"))

@@ -171,6 +171,7 @@ async def test_counts_are_exact_over_all_processes(pool):
     assert found["bridge_requests_limit", "double"] >= 1
     assert of(found, "bridge_model_info") == {("double", "1"): 1}
     assert len(of(found, "bridge_build_info")) == 1
+    assert found["bridge_redis_memory_bytes",] > 0
     found = await until(pool.port, lambda found: ("bridge_backlog_seconds", "double") in found)
     assert found["bridge_backlog_seconds", "double"] == 0
     assert found["bridge_waiting_messages", pool.queue] == 0

@@ -25,7 +25,7 @@ def queue() -> Dashboard:
             "Who waits, who consumes?": _waiting(),
             "Does it flow?": _flow(),
             "What was given up, or comes again?": _given_up(),
-            "Has RabbitMQ room?": _room(),
+            "Have RabbitMQ and Redis room?": _room(),
         },
     )
 
@@ -117,16 +117,28 @@ def _given_up() -> list[object]:
 def _room() -> list[object]:
     return [
         lines(
-            "Memory",
+            "Memory of RabbitMQ",
             {
                 "used": "sum(rabbitmq_process_resident_memory_bytes)",
                 "limit": "sum(rabbitmq_resident_memory_limit_bytes)",
             },
             "At the limit RabbitMQ blocks who publishes.",
             unit="bytes",
-            width=6,
+            width=8,
             colours={"limit": "red"},
             runbook="RabbitMQBlocksPublishers",
+        ),
+        lines(
+            "Memory of Redis",
+            {
+                "used": "max(bridge_redis_memory_bytes)",
+                "limit": "max(bridge_redis_memory_limit_bytes)",
+            },
+            "As workers ask it. At the limit it refuses results, and no task ends.",
+            unit="bytes",
+            width=8,
+            colours={"limit": "red"},
+            runbook="RedisNearLimit",
         ),
         lines(
             "Free disk",
@@ -136,7 +148,7 @@ def _room() -> list[object]:
             },
             "Below the limit RabbitMQ blocks who publishes.",
             unit="bytes",
-            width=6,
+            width=8,
             colours={"limit": "red"},
             runbook="RabbitMQBlocksPublishers",
         ),
@@ -147,7 +159,7 @@ def _room() -> list[object]:
                 "limit": "sum(rabbitmq_process_max_fds)",
             },
             "At the limit RabbitMQ takes no more connections.",
-            width=6,
+            width=12,
             colours={"limit": "red"},
         ),
         lines(
@@ -157,6 +169,6 @@ def _room() -> list[object]:
                 "channels": "sum(rabbitmq_channels)",
             },
             "A steady rise is a client that opens anew for each message.",
-            width=6,
+            width=12,
         ),
     ]
