@@ -220,6 +220,20 @@ def test_redis_keeps_what_it_confirmed_and_evicts_nothing(compose):
     assert "--maxmemory-policy noeviction" in command
 
 
+def test_redis_has_room_for_the_results_of_a_busy_service(compose):
+    """500 small ones a second, as docs/deployment.md counts; and twice that to rewrite its file."""
+    redis = compose["services"]["redis"]
+    memory = in_bytes(redis["command"][redis["command"].index("--maxmemory") + 1])
+    kept = compose["services"]["api-template-worker-ml"]["environment"]["BRIDGE_RESULT_TTL_S"]
+    kept_s = int(re.fullmatch(r"\$\{BRIDGE_RESULT_TTL_S:-(\d+)}", kept)[1])
+    assert memory / kept_s / (200 + 300) >= 500
+    assert in_bytes(redis["deploy"]["resources"]["limits"]["memory"]) >= 2 * memory
+    # A training of the night is read in the morning.
+    trained = compose["services"]["training-worker"]["environment"]["BRIDGE_RESULT_TTL_S"]
+    assert trained is None
+    assert Settings.model_fields["bridge_result_ttl_s"].default >= 86_400
+
+
 def test_rabbitmq_blocks_publishers_before_its_container_is_full(compose, root):
     """Its own `relative` would be of the machine's memory, which may be many times the limit."""
     text = (root / "deploy" / "rabbitmq" / "20-bridge.conf").read_text()
