@@ -75,12 +75,15 @@ def test_every_setting_reaches_a_pool(compose, pool):
 
 def test_the_docs_name_services_that_there_are(root, compose):
     """Where they have somebody ask Docker for one."""
-    verbs = r"docker compose (?:ps|logs|exec|restart|run|up -d)(?: -T| --rm| --tail \d+| -v \S+)*"
+    verbs = r"docker compose (?:ps|logs|exec|restart|run|up -d)"
+    options = r"(?: -T| --rm| --no-deps| --force-recreate| --tail \d+| -v \S+)*"
     pages = [root / "README.md", *(root / "docs").glob("*.md")]
     named = {
         (page.name, name)
         for page in pages
-        for name in re.findall(rf"{verbs} ([a-z][a-z-]*)", page.read_text().replace("\n", " "))
+        for name in re.findall(
+            rf"{verbs}{options} ([a-z][a-z-]*)", page.read_text().replace("\n", " ")
+        )
     }
     assert {"triton-cpu", "training-worker", "rabbitmq"} <= {name for _, name in named}
     assert {each for each in named if each[1] not in compose["services"]} == set()
