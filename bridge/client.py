@@ -40,7 +40,7 @@ from bridge.handles import InferenceHandle, TaskHandle
 from bridge.jobs import Job
 from bridge.labels import DEADLINE, PRIORITY, SENT_AT
 from bridge.messages import CONTENT_TYPE, MSGPACK
-from bridge.names import check_name
+from bridge.names import check_task_id
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.queues import Broker, Kind, build_broker
 from bridge.queues.reach import using_redis
@@ -188,7 +188,7 @@ class BridgeClient:
         """The return value of `ml_inference` with numpy arrays in place of what was sent.
 
         Args:
-            reply: what `TaskHandle.result` gave for an inference.
+            reply: what `handle(task_id).result()` gave for an inference.
             keep: leave large outputs in the payload store until they expire.
 
         Raises:
@@ -249,24 +249,33 @@ class BridgeClient:
             QueueError: Redis cannot be reached.
             InvalidNameError: not a task's id.
         """
-        return await self._trainings.pause(check_name("task_id", task_id))
+        return await self._trainings.pause(check_task_id(task_id))
 
     async def resume(self, task_id: str) -> bool:
         """Have a paused training go on; False if it has ended already. Errors as `pause`."""
-        broker = self._brokers["training"]
-        return await self._trainings.resume(check_name("task_id", task_id), broker)
+        return await self._trainings.resume(check_task_id(task_id), self._broker("training"))
 
     async def job(self, task_id: str) -> Job | None:
         """What is known of a training that has not ended."""
         return await self._trainings.find(task_id)
 
     def handle(self, task_id: str) -> TaskHandle:
-        """The handle of a task that was submitted before, here or elsewhere.
+        """The handle of any task that was submitted before, here or elsewhere.
+
+        Its result is the task's return value as it was sent. `inference` gives arrays.
 
         Raises:
             InvalidNameError: not a task's id.
         """
-        return TaskHandle(self, check_name("task_id", task_id), None)
+        return TaskHandle(self, check_task_id(task_id), None)
+
+    def inference(self, task_id: str) -> InferenceHandle:
+        """The handle of an inference that was submitted before, here or elsewhere.
+
+        Raises:
+            InvalidNameError: not a task's id.
+        """
+        return InferenceHandle(self, check_task_id(task_id), None)
 
     async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
         """Wait until any task has a result, and return all of it.
@@ -289,13 +298,21 @@ class BridgeClient:
         """
         keep_s = self._settings.bridge_result_ttl_s
         with using_redis(self._settings.redis_shown):
-            return await cancel(self._redis, check_name("task_id", task_id), keep_s, now=now)
+            return await cancel(self._redis, check_task_id(task_id), keep_s, now=now)
 
     async def progress(self, task_id: str) -> dict[str, Any] | None:
         """A task's last progress report, or None."""
         with using_redis(self._settings.redis_shown):
-            progress = await self._brokers["training"].result_backend.get_progress(task_id)
+            progress = await self._broker("training").result_backend.get_progress(task_id)
         return progress.meta if progress else None
+
+    def _broker(self, kind: Kind) -> Broker:
+        try:
+            return self._brokers[kind]
+        except KeyError:
+            raise QueueError(
+                "the client is not connected: use it within `async with BridgeClient() as client:`"
+            ) from None
 
     async def _kick(
         self,
@@ -305,14 +322,14 @@ class BridgeClient:
         labels: Mapping[str, Any] = MappingProxyType({}),
         task_id: str | None = None,
     ) -> tuple[str, Waiter]:
-        task_id = task_id or uuid.uuid4().hex
+        task_id, broker = task_id or uuid.uuid4().hex, self._broker(kind)
         waiter = self._replies.expect(task_id)  # before the task can possibly end
         labels = {**labels, REPLY_TO: self._replies.token, SENT_AT: round(time.time(), 3)}
         if kind == "inference":  # tensors; a training's result stays readable to stock clients
             labels[CONTENT_TYPE] = MSGPACK
             if self._payloads is not None:
                 labels[TAKES_REFERENCES] = "1"
-        kicker: AsyncKicker[Any, Any] = AsyncKicker(task_name, self._brokers[kind], labels)
+        kicker: AsyncKicker[Any, Any] = AsyncKicker(task_name, broker, labels)
         try:
             await kicker.with_task_id(task_id).kiq(*args)
         except SendTaskError as error:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from taskiq import TaskiqResult
 
 from bridge.arrays import InferenceResult
-from bridge.errors import ResultTimeoutError
+from bridge.errors import BridgeError, ResultTimeoutError
 from bridge.references import own_keys
 from bridge.replies import Waiter
 
@@ -109,7 +109,7 @@ class TaskHandle:
 
 
 class InferenceHandle(TaskHandle):
-    """A submitted inference."""
+    """A submitted inference. Come back to it by its `task_id`: `client.inference(task_id)`."""
 
     _read: InferenceResult | None = None  # what was deleted from the store as it was read
 
@@ -123,11 +123,15 @@ class InferenceHandle(TaskHandle):
             keep: leave large outputs in the payload store until they expire, for others to read.
 
         Raises:
-            BridgeError: as `TaskHandle.result`.
+            BridgeError: as `TaskHandle.result`; or the task is no inference.
             PayloadError: a large output cannot be had from the payload store.
         """
         if self._read is None:
             reply = await super().result(timeout_s)
+            if not isinstance(reply, dict) or "outputs" not in reply:
+                raise BridgeError(
+                    f"task {self.task_id} is no inference: read its result by `client.handle`"
+                )
             result = await self._client.read_reply(reply, keep=keep)
             if keep or not own_keys(reply["outputs"]):
                 return result

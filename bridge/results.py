@@ -23,7 +23,7 @@ from bridge.background import end
 from bridge.cancellations import Cancellations
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
-from bridge.names import DEAD_LETTERS
+from bridge.names import DEAD_LETTERS, is_task_id
 from bridge.settings import Settings
 from bridge.tracing import tracer
 
@@ -36,8 +36,6 @@ _RETRY_S, _RETRY_MOST_S = 0.1, 2.0
 _ANSWER_S = 10.0  # a connection that is silent for so long is made anew
 _ASKING = 16
 _TOGETHER, _TOGETHER_BYTES = 256, 16 * 2**20
-# Printable, and outside of the names that we and taskiq-redis keep for other things.
-_TASK_ID = re.compile(r"(?!bridge:|autoclaim:)[\x21-\x7e]{1,256}(?<!__progress)", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # A slow listener is cut off by Redis when its buffer is full (client-output-buffer-limit):
 # larger results are announced, and read from their key.
@@ -130,7 +128,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         The id is the key, and it comes from a message: it must not name a key that is not a
         result, such as a queue where Redis holds these, nor be without bound.
         """
-        return task_id in self._taken or not _TASK_ID.fullmatch(task_id)
+        return task_id in self._taken or not is_task_id(task_id)
 
     async def save(self, task_id: str, value: bytes, token: Any = None) -> None:
         """Keep an encoded result, and push it to the caller.

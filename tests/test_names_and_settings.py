@@ -7,7 +7,7 @@ import trustme
 from opentelemetry.util.re import parse_env_headers
 
 from bridge import errors
-from bridge.names import check_name
+from bridge.names import check_name, check_task_id
 from bridge.settings import Settings, load_settings
 
 
@@ -40,6 +40,20 @@ def test_harmless_names_pass(name):
 def test_every_other_name_is_refused(name):
     with pytest.raises(errors.InvalidNameError, match="model_id must be 1 to 128"):
         check_name("model_id", name)
+
+
+@pytest.mark.parametrize("task_id", ["5f0c", "a", "order:42/7", "../x", "[red]", "~" * 256])
+def test_a_task_may_be_called_as_its_producer_likes(task_id):
+    assert check_task_id(task_id) == task_id
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    ["", "a b", "a\n", "é", "x" * 257, "bridge:cancelled", "autoclaim:x", "x__progress", 5, None],
+)
+def test_a_task_is_not_called_as_a_key_that_is_no_result(task_id):
+    with pytest.raises(errors.InvalidNameError, match="a task's id must be 1 to 256 printable"):
+        check_task_id(task_id)
 
 
 def test_defaults_are_the_documented_ones(monkeypatch):

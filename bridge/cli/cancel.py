@@ -11,7 +11,7 @@ from bridge.cancellations import cancel as cancel_task
 from bridge.cli.output import Json, console, print_json
 from bridge.client import BridgeClient
 from bridge.errors import TooLateError
-from bridge.names import check_name
+from bridge.names import check_task_id
 from bridge.queues.reach import using_redis
 from bridge.settings import load_settings
 
@@ -27,7 +27,7 @@ async def _cancel(task_ids: list[str], *, now: bool) -> dict[str, str]:
     """What became of each, in words."""
     settings = load_settings()
     for task_id in task_ids:
-        check_name("task id", task_id)
+        check_task_id(task_id)
     with using_redis(settings.redis_shown):
         async with Redis.from_url(settings.redis_connect_url) as redis:
             return {
@@ -102,6 +102,6 @@ def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
         print_json([{"task_id": task_id, word: so == word} for task_id, so in became.items()])
     else:
         for task_id, so in became.items():
-            console.print(f"{task_id}: {so}")
+            console.print(f"{task_id}: {so}", markup=False, highlight=False, soft_wrap=True)
     if word not in became.values():
         raise typer.Exit(1)

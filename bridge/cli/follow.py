@@ -17,7 +17,7 @@ from bridge.cli.output import Json, errors, print_json, print_table
 from bridge.cli.training_view import TrainingView, short
 from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import QueueError, outcome_of
-from bridge.names import check_name
+from bridge.names import check_task_id
 
 EXIT_INTERRUPTED = 130
 """As shells have it for Ctrl-C."""
@@ -45,7 +45,7 @@ def follow(
 
     Example: `mlbridge follow 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
-    result = run_followed(_follow(check_name("task_id", task_id)))
+    result = run_followed(_follow(check_task_id(task_id)))
     print_json(result) if json else show_trained(result)
 
 
@@ -151,7 +151,7 @@ def _liner(view: TrainingView) -> Callable[[], None]:
             said, at = (state, line), now
             errors.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    errors.print(f"following {view.task_id}", highlight=False, soft_wrap=True)
+    errors.print(f"following {view.task_id}", markup=False, highlight=False, soft_wrap=True)
     return show
 
 

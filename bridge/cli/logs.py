@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bridge.errors import TrainingError
-from bridge.names import check_name
+from bridge.names import check_task_id
 from bridge.settings import load_settings
 from bridge.training.checkpoints import Checkpoints
 from bridge.training.places import open_checkpoint_store
@@ -22,7 +22,7 @@ def logs(
     Example: `mlbridge logs 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
     settings = load_settings()
-    checkpoints = Checkpoints(open_checkpoint_store(settings), check_name("task_id", task_id), "")
+    checkpoints = Checkpoints(open_checkpoint_store(settings), check_task_id(task_id), "")
     text = asyncio.run(checkpoints.read_log())
     if text is None:
         raise TrainingError(

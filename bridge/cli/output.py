@@ -25,7 +25,8 @@ def print_json(value: Any) -> None:
 
 def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table for a person."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    # Text, as a title in a string would be read for markup, and may hold a task's id.
+    table = Table(title=Text(title, "bold"), title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -115,6 +115,8 @@ async def test_a_handle_from_elsewhere_finds_the_result(client):
     np.testing.assert_array_equal((await handle.result(20)).outputs["y"], X * 2)
     again = await client.handle(handle.task_id).result(20)
     assert again["model_name"] == "double"
+    result = await client.inference(handle.task_id).result(20)
+    np.testing.assert_array_equal(result.outputs["y"], X * 2)
 
 
 async def test_no_result_in_time_says_what_to_look_at(client):

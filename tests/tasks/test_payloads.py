@@ -161,7 +161,7 @@ async def test_large_inputs_and_outputs_go_beside_the_message(caller, here):
     async with redis.asyncio.from_url(here.redis_url.get_secret_value()) as client:
         assert await client.strlen(handle.task_id) < 1000
     await soon(here, before | {reply["outputs"]["y"]["ref"]["key"]})
-    read_elsewhere = await caller.read_reply(reply)
+    read_elsewhere = await caller.inference(handle.task_id).result(20)
     np.testing.assert_array_equal(read_elsewhere.outputs["y"], LARGE)
     await soon(here, before)
     with pytest.raises(errors.PayloadMissingError, match="output 'y'"):

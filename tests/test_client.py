@@ -1,0 +1,69 @@
+"""The producer's door where no server is needed; with servers it is in tests/tasks."""
+
+import numpy as np
+import pytest
+from taskiq import TaskiqResult
+
+from bridge import errors
+from bridge.client import BridgeClient, InferenceResult
+from bridge.settings import Settings
+
+REPLY = {
+    "model_name": "double",
+    "model_version": "3",
+    "outputs": {"y": {"datatype": "FP32", "shape": [1, 2], "data": [2.0, 4.0]}},
+}
+
+
+class Told(BridgeClient):
+    """Every task has ended, with this value or error."""
+
+    def __init__(self, value=None, error=None):
+        super().__init__(Settings())
+        self._told = TaskiqResult(
+            is_err=error is not None, return_value=value, error=error, execution_time=0.1
+        )
+
+    async def wait(self, task_id, waiter=None):
+        assert waiter is None
+        return self._told
+
+
+async def test_an_inference_from_elsewhere_is_arrays_and_any_other_handle_is_what_was_sent():
+    client = Told(REPLY)
+    result = await client.inference("order:42/7").result(1)
+    assert isinstance(result, InferenceResult)
+    assert (result.model_name, result.model_version) == ("double", "3")
+    np.testing.assert_array_equal(result.outputs["y"], np.array([[2, 4]], np.float32))
+    assert await client.handle("order:42/7").result(1) == REPLY
+
+
+@pytest.mark.parametrize("value", [42, None, {"model_name": "iris", "model_version": "1"}])
+async def test_what_is_no_inference_says_so(value):
+    with pytest.raises(errors.BridgeError, match="task t is no inference"):
+        await Told(value).inference("t").result(1)
+
+
+async def test_an_inference_that_failed_raises_what_it_is():
+    with pytest.raises(errors.ShapeError, match="rows"):
+        await Told(error=errors.ShapeError("rows")).inference("t").result(1)
+
+
+@pytest.mark.parametrize("task_id", ["", "a b", "bridge:job:1", "x__progress", 5])
+async def test_what_no_worker_takes_has_no_handle(task_id):
+    client = BridgeClient(Settings())
+    for ask in (client.handle, client.inference):
+        with pytest.raises(errors.InvalidNameError, match="a task's id must be"):
+            ask(task_id)
+    for ask in (client.cancel, client.pause, client.resume):
+        with pytest.raises(errors.InvalidNameError):
+            await ask(task_id)
+
+
+async def test_without_async_with_it_says_what_is_missing():
+    client = BridgeClient(Settings())
+    with pytest.raises(errors.QueueError, match="async with BridgeClient"):
+        await client.submit("double", {"x": [[1, 2]]})
+    for ask in (client.resume, client.progress):
+        with pytest.raises(errors.QueueError, match="async with BridgeClient"):
+            await ask("t")
