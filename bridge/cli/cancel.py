@@ -13,12 +13,14 @@ from bridge.client import BridgeClient
 from bridge.errors import TooLateError
 from bridge.names import check_task_id
 from bridge.queues.reach import using_redis
-from bridge.settings import load_settings
+from bridge.settings import Settings, load_settings
+from bridge.trainings import Trainings
 
 _CANCELLED, _ENDED = "cancelled", "has ended already"
 _TOO_LATE = "too late: it is being published"
 _UNKNOWN = "no training of this id is known"
 _UNSEEN = f"{_UNKNOWN}; if one comes, it waits for `mlbridge resume`"
+_UNTRAINED = f"{_CANCELLED}; {_UNKNOWN} (right for an inference)"
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...")]
 
@@ -31,16 +33,19 @@ async def _cancel(task_ids: list[str], *, now: bool) -> dict[str, str]:
     with using_redis(settings.redis_shown):
         async with Redis.from_url(settings.redis_connect_url) as redis:
             return {
-                task_id: await _cancel_one(redis, task_id, settings.bridge_result_ttl_s, now=now)
+                task_id: await _cancel_one(redis, task_id, settings, now=now)
                 for task_id in task_ids
             }
 
 
-async def _cancel_one(redis: Redis, task_id: str, keep_s: int, *, now: bool) -> str:
+async def _cancel_one(redis: Redis, task_id: str, settings: Settings, *, now: bool) -> str:
+    known = await Trainings(redis, settings).find(task_id) is not None  # it may be forgotten next
     try:
-        return _CANCELLED if await cancel_task(redis, task_id, keep_s, now=now) else _ENDED
+        if not await cancel_task(redis, task_id, settings.bridge_result_ttl_s, now=now):
+            return _ENDED
     except TooLateError:
         return _TOO_LATE
+    return _CANCELLED if known else _UNTRAINED
 
 
 def cancel(
@@ -55,7 +60,8 @@ def cancel(
 
     Who waits for one gets `TaskCancelledError` at once. A task that has ended keeps its result.
     A training saves a checkpoint before it ends, unless it shall end now; one whose model is being
-    published goes on to its end. Exit code 1 if not one could be cancelled.
+    published goes on to its end. Exit code 1 if not one could be cancelled. Nothing is known of an
+    inference before it ends: what has no result is taken for one that waits.
 
     Example: `mlbridge cancel 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
@@ -98,10 +104,11 @@ async def _with_client(
 
 def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
     """Print what became of each task; `word` is what was asked for."""
+    done = {task_id: so.partition(";")[0] == word for task_id, so in became.items()}
     if as_json:
-        print_json([{"task_id": task_id, word: so == word} for task_id, so in became.items()])
+        print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
     else:
         for task_id, so in became.items():
             console.print(f"{task_id}: {so}", markup=False, highlight=False, soft_wrap=True)
-    if word not in became.values():
+    if not any(done.values()):
         raise typer.Exit(1)

@@ -110,6 +110,7 @@ async def follow_training(
             await _look(client, handle, view)
             error = waiting.exception()
             view.state = "succeeded" if error is None else outcome_of(error).value
+            view.trouble = ""
             show()
     finally:
         waiting.cancel()

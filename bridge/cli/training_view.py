@@ -22,6 +22,7 @@ _MOST_BAR, _LEAST_BAR = 32, 6
 _MOST_CURVE = 48
 _SILENT_S = 15.0  # a training reports each second; an export or a long batch takes a while
 _BETWEEN = "   "
+_UNKNOWN = "no training of this id is known (yet)"
 _STYLES = {
     "running": "green",
     "publishing": "green",
@@ -46,15 +47,21 @@ class TrainingView:
         self.trouble = ""
         """Why nothing new can be heard; empty: nothing is wrong."""
         self.report: dict[str, Any] = {}
+        self._known = False
         self._spinner = Spinner("dots")
         self._heard = time.monotonic()
         self._last: Any = None
 
     def heard(self, job: Job | None, progress: dict[str, Any] | None) -> None:
-        """Take in what Redis has: the training's record, and its last report."""
+        """Take in what Redis has: the training's record, and its last report.
+
+        Both are None of one that was never submitted, and of one that is not begun where it came
+        without our client.
+        """
         if (job, progress) != self._last:
             self._last, self._heard = (job, progress), time.monotonic()
-        self.trouble = ""
+        self._known = self._known or job is not None or progress is not None
+        self.trouble = "" if self._known else _UNKNOWN
         if progress and "epoch" in progress:
             self.report = progress
         if job is not None:

@@ -280,6 +280,18 @@ async def test_an_error_is_the_last_word(open_terminal, worker):
     assert "\n".join(lines).count("epoch 2/15") == 1
 
 
+async def test_an_id_that_nobody_knows(open_terminal, worker):
+    terminal = open_terminal("follow", "typo")
+    lines = await terminal.shows("no training of this id is known (yet)")
+    assert lines[0].endswith("queued")
+    worker.task_id = "typo"
+    await worker.claim()
+    await terminal.shows("running")
+    assert "no training" not in "\n".join(terminal.lines)
+    await worker.end(RESULT)
+    assert await terminal.ended() == 0
+
+
 async def test_a_narrow_terminal(open_terminal, worker):
     terminal = open_terminal("train", "iris", columns=60)
     await worker.take()
