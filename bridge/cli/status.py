@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
+from taskiq import TaskiqResult
+from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge.advice import redis_advice
+from bridge.channels import REDIS_LOST
 from bridge.cli.output import (
     Json,
     console,
@@ -18,16 +22,18 @@ from bridge.cli.output import (
 )
 from bridge.cli.overview import as_json, render
 from bridge.cli.up import cancel_on_sigterm
-from bridge.client import BridgeClient
-from bridge.errors import RestrictedError, TritonError, outcome_of
-from bridge.names import check_name
+from bridge.errors import QueueError, RestrictedError, TritonError, outcome_of
+from bridge.names import check_task_id
 from bridge.overview import look, take_samples
+from bridge.results import RedisResults
 from bridge.settings import Settings, load_settings
 from bridge.specs import ModelState
 from bridge.tensors import TensorSpec
+from bridge.trainings import Trainings
 from bridge.triton_client import TritonClient
 
 _EXIT_MISSING = 1
+_READ_S = 8.0  # a result may have hundreds of megabytes
 _WELL = {"queued", "running", "paused", "succeeded"}
 
 
@@ -63,7 +69,7 @@ def status(
     Example: `mlbridge status 5f0c... --json`
     """
     if task_id is not None:
-        found = asyncio.run(_task(check_name("task_id", task_id)))
+        found = asyncio.run(_task(check_task_id(task_id), load_settings()))
         print_json(found) if json else _show_task(found)
         raise typer.Exit(0 if found["state"] in _WELL else _EXIT_MISSING)
     settings = load_settings()
@@ -133,18 +139,39 @@ def models(*, json: Json = False) -> None:
     )
 
 
-async def _task(task_id: str) -> dict[str, Any]:
-    async with BridgeClient() as client:
-        handle = client.handle(task_id)
-        try:
-            async with asyncio.timeout(0.2):
-                result = await client.wait(task_id)
-        except TimeoutError:
-            progress, job = await handle.progress(), await client.job(task_id)
-            if job is None:
-                state = "running" if progress else "unknown"
-                return {"task_id": task_id, "state": state, "progress": progress}
-            return {**asdict(job), "progress": progress}
+async def _task(task_id: str, settings: Settings) -> dict[str, Any]:
+    """What Redis knows of a task, now."""
+    shown, results = settings.redis_shown, RedisResults(settings)
+    try:
+        async with asyncio.timeout(_READ_S):
+            return await _known(task_id, results, settings)
+    except TimeoutError:
+        raise QueueError(
+            f"Redis at {shown} did not answer within {_READ_S:g} s; try again, or ask "
+            "`mlbridge doctor`"
+        ) from None
+    except REDIS_LOST as error:
+        told = f"cannot use Redis at {shown} ({error})"
+        raise QueueError(f"{told}; {redis_advice(error, shown)}") from None
+    finally:
+        await results.shutdown()
+
+
+async def _known(task_id: str, results: RedisResults, settings: Settings) -> dict[str, Any]:
+    with contextlib.suppress(ResultIsMissingError):
+        return _ended(task_id, await results.get_result(task_id))
+    job = await Trainings(results.redis, settings).find(task_id)
+    report = await results.get_progress(task_id)
+    progress = report.meta if report else None
+    if job is not None:
+        return {**asdict(job), "progress": progress}
+    with contextlib.suppress(ResultIsMissingError):  # it ended meanwhile
+        return _ended(task_id, await results.get_result(task_id))
+    state = "running" if progress else "unknown"
+    return {"task_id": task_id, "state": state, "progress": progress}
+
+
+def _ended(task_id: str, result: TaskiqResult[Any]) -> dict[str, Any]:
     if result.error is not None:
         text = f"{type(result.error).__name__}: {result.error}"
         return {"task_id": task_id, "state": outcome_of(result.error).value, "error": text}
@@ -155,7 +182,9 @@ def _show_task(found: dict[str, Any]) -> None:
     if found["state"] == "unknown":
         console.print(
             f"{found['task_id']}: no record and no progress: queued, between two tries, or never "
-            "submitted"
+            "submitted",
+            markup=False,
+            highlight=False,
         )
         return
     state = found["state"] + (", to be paused" if found.get("pausing") else "")
