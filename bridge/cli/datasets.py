@@ -1,6 +1,7 @@
 """`mlbridge datasets`: what can be trained on."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ datasets = typer.Typer(
 
 _SHOWN_HASH = len("sha256:") + 12
 _SHOWN_CLASSES = 10
+_INPUT_AND_TARGET = 2  # columns
 
 
 def _store() -> DatasetStore:
@@ -36,6 +38,15 @@ def list_datasets(*, json: Json = False) -> None:
     rows = [_describe(store, name) for name in store.ids()]
     if json:
         print_json(rows)
+        return
+    if not rows:
+        console.print(
+            f"no datasets in {store.root.absolute()} (DATASET_ROOT); `mlbridge datasets add NAME "
+            "SOURCE` makes one",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return
     print_table(
         f"datasets in {store.root}",
@@ -82,9 +93,9 @@ def add(
         Path,
         typer.Argument(
             exists=True,
-            help="A .parquet, .csv or .npz file, or a folder with train.* and perhaps "
-            "validation.*, or one of images in a folder for each class (CLASS/*.png, or "
-            "train/CLASS/*.png), or one that `datasets` saved.",
+            help="A .parquet, .csv or .npz file, or a folder with `train.*` and perhaps "
+            "`validation.*`, or one of images in a folder for each class (`CLASS/*.png`, or "
+            "`train/CLASS/*.png`), or one that `datasets` saved.",
         ),
     ],
     *,
@@ -131,23 +142,42 @@ def _size(text: str | None) -> tuple[int, int] | None:
 @datasets.command("validate")
 def validate(
     dataset: Annotated[str, typer.Argument(help="A dataset's name.")],
+    *,
+    architecture: Annotated[
+        str, typer.Option(help="As for a training: transformer alone takes text and tokens.")
+    ] = "mlp",
     target: Annotated[
         str | None, typer.Option(help="Column to predict. Default: as for a training.")
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="One of several columns to predict, side by side; repeat for each."),
     ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option("--input", help="Column to learn from; may be repeated. Default: all."),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
-    *,
+    task: Annotated[
+        str | None, typer.Option(help="classification, multi-label or regression.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check a dataset as a training would; exit code 1 if it cannot be trained on.
 
     Example: `mlbridge datasets validate iris --target species`
+
+    Example: `mlbridge datasets validate reviews --architecture transformer --input text`
+
+    Example: `mlbridge datasets validate films --targets comedy --targets drama`
     """
     settings = load_settings()
-    model = {"architecture": "mlp", "target": target, "inputs": inputs or None, "task": task}
+    model = {
+        "architecture": architecture,
+        "target": target,
+        "targets": targets or None,
+        "inputs": inputs or None,
+        "task": task,
+    }
     request = parse_request(dataset, {**model, "model_id": "any"}, {}, settings)
     report = load_room("opening").validate(
         _store(), request.dataset_id, request.model, request.hyperparameters
@@ -182,11 +212,18 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["usable"]:
         rows = report["rows"]
         said = (
-            f"usable: {report['task']} of {report['target']!r} from rows of shape "
-            f"{report['input_shape']}; {rows['train']:,} rows to train on, "
-            f"{rows['validation']:,} to judge by"
+            f"usable: {report['task']} of {report['target']!r} from {_inputs(report)}; "
+            f"{rows['train']:,} rows to train on, {rows['validation']:,} to judge by"
         )
         console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _inputs(report: dict[str, Any]) -> str:
+    words = report.get("words")
+    if words is None:
+        return f"rows of shape {report['input_shape']}"
+    kind, each = ("text", "words of each") if words["text"] else ("tokens", "in a row")
+    return f"{kind}: {words['length']:,} {each}, a vocabulary of {words['vocabulary']:,}"
 
 
 def _classes(classes: dict[str, int] | None) -> str | None:
@@ -215,8 +252,19 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
 
 def _training_command(found: dict[str, Any]) -> str:
     """The command that trains on a dataset; words in capitals are for the person to fill in."""
-    images = any(len(column["shape"]) > 1 for column in found["columns"].values())
-    command = f"mlbridge train {found['dataset_id']} --architecture {'cnn' if images else 'mlp'}"
-    return (
-        command if len(set(TARGETS) & set(found["columns"])) == 1 else f"{command} -c target=COLUMN"
-    )
+    columns: dict[str, Any] = found["columns"]
+    targets = [name for name in TARGETS if name in columns]
+    target = targets[0] if len(targets) == 1 else None
+    others = [name for name in columns if name != target]
+    told = "" if target else " -c target=COLUMN"
+    if all(_is_text(columns[name]) for name in others) and len(columns) == _INPUT_AND_TARGET:
+        told += f" -c input={shlex.quote(others[0]) if target else 'COLUMN'}"
+        architecture = "transformer"
+    else:
+        images = any(len(column["shape"]) > 1 for column in columns.values())
+        architecture = "cnn" if images else "mlp"
+    return f"mlbridge train {found['dataset_id']} --architecture {architecture}{told}"
+
+
+def _is_text(column: dict[str, Any]) -> bool:
+    return column["datatype"] in {"string", "large_string"} and not column["shape"]

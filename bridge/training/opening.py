@@ -7,12 +7,26 @@ data and of every problem found in it. No torch.
 from typing import Any
 
 from bridge.errors import DatasetError, InvalidNameError
-from bridge.training.datasets import DatasetStore, naming
+from bridge.training.datasets import DatasetStore, load_room, naming
 from bridge.training.examples import Examples, prepare
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.request import ModelConfig
 from bridge.training.survey import survey
 from bridge.training.targets import classes_of
+
+_SEQUENCES = {"mlp": False, "cnn": False, "transformer": True}
+
+
+def takes_sequences(architecture: str) -> bool:
+    """Whether it takes tokens and text. Ours are known; for another's its class is loaded.
+
+    Raises:
+        InvalidTrainingRequestError: its entry point cannot be used.
+        DatasetError: torch is needed for it, and is not installed.
+    """
+    if architecture in _SEQUENCES:
+        return _SEQUENCES[architecture]
+    return bool(load_room("architectures").takes_sequences(architecture))
 
 
 def open_examples(
@@ -44,20 +58,33 @@ def validate(
 ) -> dict[str, Any]:
     """Make every check that a training would make of the data.
 
+    No network is built: whether it takes rows of their shape is told by the training.
+
     Returns:
         `dataset_id`, `usable`, `problems` (sentences); as far as it can be read `layout`,
         `dataset_hash`, `splits`, `size_bytes`, and `columns` as `survey.survey` has them; if it is
-        usable `target`, `task`, `labels`, `inputs` (columns), `input_shape` and `rows`.
+        usable `target`, `task`, `labels`, `inputs` (columns), `input_shape` and `rows`; and of
+        tokens and text `words`: `vocabulary`, `length`, and whether it is `text`.
+
+    Raises:
+        InvalidTrainingRequestError: the architecture cannot be used.
     """
+    sequences = takes_sequences(model.architecture)
     report: dict[str, Any] = {"dataset_id": dataset_id, "usable": False, "problems": []}
     try:
         report |= store.describe(dataset_id)
         report["columns"] = survey(store.splits(dataset_id))
-        examples = open_examples(store, dataset_id, model, parameters)
+        examples = open_examples(store, dataset_id, model, parameters, sequences=sequences)
     except (DatasetError, InvalidNameError) as error:
         report["problems"].append(str(error))
         report["problems"] += _further(report.get("columns", {}), model, str(error))
         return report
+    if words := examples.words:
+        report["words"] = {
+            "vocabulary": words.vocabulary,
+            "length": examples.input_shape[0],
+            "text": words.tokenizer is not None,
+        }
     return report | {
         "usable": True,
         "target": examples.target,

@@ -162,7 +162,9 @@ def _numbers_of(name: str, values: pa.Array) -> Array | pa.Array:
     if tables.to_numpy(name, values[:1]).dtype.kind == "O":
         raise DatasetError(
             f"column {name!r} holds text, not numbers; name the columns to learn from in "
-            f"model_config.inputs, or turn the text into numbers"
+            f"model_config.inputs, turn the text into numbers, or learn from it alone: "
+            f"model_config.input and the architecture transformer (`mlbridge train`: "
+            f"--architecture transformer -c input={name})"
         )
     numbers = tables.to_numpy(name, values)
     return values if numbers.dtype.kind == "b" else numbers

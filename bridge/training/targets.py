@@ -98,16 +98,15 @@ def classes_of(rows: datasets.Dataset, model: ModelConfig) -> Array | None:
 
 
 def finite_numbers(name: str, column: Array) -> Array:
-    """A column as float32.
+    """A target's values as float32.
 
     Raises:
         DatasetError: it holds text, NaN, or what float32 cannot.
     """
     if column.dtype.kind == "O":
         raise DatasetError(
-            f"column {name!r} holds text, not numbers; name the columns to learn from in "
-            f"model_config.inputs, turn the text into numbers, or learn from it alone: "
-            f"model_config.input and the architecture transformer"
+            f"target {name!r} holds text, and values to predict are numbers; turn the text into "
+            f'numbers, or set model_config.task to "classification"'
         )
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, found below
         numbers = column.astype(np.float32)

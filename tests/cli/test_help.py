@@ -67,6 +67,12 @@ def test_help_shows_an_example(command):
     )
 
 
+def test_patterns_of_files_are_shown_with_their_stars():
+    shown = " ".join(run("datasets", "add", "--help").stdout.replace("│", "").split())
+    assert "train.* and perhaps validation.*" in shown
+    assert "CLASS/*.png" in shown
+
+
 @pytest.mark.parametrize("command", [["fly"], ["worker", "cooking"], ["up", "--workers", "-1"]])
 def test_a_wrong_command_is_told(command):
     result = run(*command)

@@ -5,8 +5,20 @@ import pytest
 import torch
 
 from bridge.errors import DatasetError, InvalidTrainingRequestError
+from bridge.training import architectures
 from bridge.training.architectures import Network, build
 from bridge.training.export import tolerance_for
+from bridge.training.opening import takes_sequences
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])
+def test_what_is_known_of_ours_without_torch_is_so(name):
+    assert takes_sequences(name) == architectures.takes_sequences(name)
+
+
+def test_another_s_class_is_asked():
+    with pytest.raises(InvalidTrainingRequestError, match="'nobody' cannot be loaded"):
+        takes_sequences("nobody")
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 32, 20), (4, 4), (16, 5, 9)])

@@ -51,6 +51,16 @@ NAN = np.where(np.arange(ROWS)[:, None] == 20, np.nan, X)
         ({"x": X.astype(float) * 1e300, "target": Y}, {}, "too large values"),
         ({"x": X, "target": NAN[:, 0]}, {}, "column 'target' has NaN"),
         ({"x": Y.astype(str), "z": X, "target": Y}, {}, "column 'x' holds text, not numbers"),
+        (
+            {"text": Y.astype(str), "target": Y},
+            {},
+            "turn the text into numbers, or learn from it alone: .*transformer -c input=text",
+        ),
+        (
+            {"x": X, "target": Y.astype(str)},
+            {"task": "regression"},
+            "target 'target' holds text, and values to predict are numbers",
+        ),
         ({"x": X, "target": Y * 0}, {}, "has only the class 0"),
         ({"x": X, "target": np.arange(ROWS)}, {}, "40 classes|classes in 30 rows"),
         ({"x": X, "target": X[:, 0]}, {"task": "classification"}, "holds fractions"),

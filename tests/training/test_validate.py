@@ -135,6 +135,56 @@ def test_the_command_says_what_is_there(store):
     assert report["dataset_hash"] == store.fingerprint("d")
 
 
+def test_the_command_takes_text_for_a_transformer(store):
+    words = np.array(["A great film", "Boring"] * (ROWS // 2))
+    store.add("d", {"train": {"text": words, "label": Y}})
+    result = run(store, "d", "--input", "text")
+    assert result.exit_code == 1
+    assert "problem: dataset 'd': column 'text' holds text, not numbers" in result.output
+    assert "--architecture transformer -c input=text" in result.output
+    result = run(store, "d", "--architecture", "transformer", "--input", "text")
+    assert result.exit_code == 0, result.output
+    assert "usable: classification of 'label' from text: 3 words of each, a voc" in result.output
+    report = json.loads(run(store, "d", "--architecture", "transformer", "--json").stdout)
+    assert report["words"] == {"vocabulary": 6, "length": 3, "text": True}
+
+
+def test_the_command_takes_several_targets(store):
+    flags = {"comedy": np.arange(ROWS) % 2, "drama": np.arange(ROWS) % 3 == 0}
+    store.add("d", {"train": {"x": X, **flags}})
+    chosen = ("--targets", "comedy", "--targets", "drama")
+    report = json.loads(run(store, "d", *chosen, "--json").stdout)
+    assert (report["task"], report["labels"]) == ("multi-label", ["comedy", "drama"])
+    assert report["inputs"] == ["x"]
+    assert run(store, "d", *chosen, "--task", "multi-label").exit_code == 0
+    wrong = run(store, "d", *chosen, "--target", "x")
+    assert "'target' and 'targets' say the same" in str(wrong.exception)
+
+
+def test_an_architecture_that_is_not_installed(store):
+    store.add("d", {"train": {"x": X, "target": Y}})
+    wrong = run(store, "d", "--architecture", "resnet")
+    assert "none is called 'resnet'" in str(wrong.exception)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"x": X, "label": Y}, "--architecture mlp"),
+        ({"a": X[:, 0], "b": X[:, 1], "kind": Y}, "--architecture mlp -c target=COLUMN"),
+        ({"text": Y, "label": Y}, "--architecture transformer -c input=text"),
+        ({"my text": Y, "y": X[:, 0]}, "--architecture transformer -c input='my text'"),
+        ({"text": Y, "mood": Y}, "--architecture transformer -c target=COLUMN -c input=COLUMN"),
+        ({"image": np.zeros((ROWS, 8, 8)), "target": Y}, "--architecture cnn"),
+    ],
+)
+def test_add_names_a_command_that_trains(store, columns, told):
+    store.add("d", {"train": columns})
+    environment = {"DATASET_ROOT": str(store.root), "COLUMNS": "160"}
+    result = CliRunner().invoke(app, ["datasets", "show", "d"], env=environment)
+    assert f"Train on it:  mlbridge train d {told}\n" in result.stdout
+
+
 def test_the_command_fails_where_a_training_would(store):
     store.add("d", {"train": {"x": X, "kind": Y}})
     result = run(store, "d")
@@ -156,6 +206,13 @@ def test_list_shows_the_good_beside_the_bad(store):
     assert good["dataset_hash"][:19] in table
     shown = CliRunner().invoke(app, ["datasets", "show", "good"], env=environment).stdout
     assert good["dataset_hash"] in shown
+
+
+def test_an_empty_store_says_so(store):
+    environment = {"DATASET_ROOT": str(store.root), "COLUMNS": "200"}
+    told = CliRunner().invoke(app, ["datasets", "list"], env=environment).stdout
+    assert told.startswith(f"no datasets in {store.root} (DATASET_ROOT); ")
+    assert CliRunner().invoke(app, ["datasets", "list", "--json"], env=environment).stdout == "[]\n"
 
 
 def test_no_torch_is_needed(store):
