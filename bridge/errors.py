@@ -134,7 +134,7 @@ class InferenceFailedError(TritonError):
 
 
 class BackendCrashedError(InferenceFailedError):
-    """The process that computes the model died; Triton starts it again."""
+    """The process that computes the model died; a training worker has Triton load it again."""
 
     fate = Fate.RETRY
 
@@ -144,7 +144,7 @@ class RestrictedError(TritonError):
 
 
 class InferenceTimeoutError(TritonError):
-    """The deadline passed before Triton answered."""
+    """Triton did not answer within the time of one try, or before the deadline."""
 
 
 class ModelLoadError(TritonError):

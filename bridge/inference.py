@@ -152,9 +152,9 @@ class Inference:
                 return await self._attempt(request, name, version, deadline)
             except TritonUnavailableError as error:
                 away = error
-            except InferenceTimeoutError:
+            except InferenceTimeoutError as error:
                 if not await self._silent(end):
-                    raise
+                    raise _late(error, request, its_deadline=deadline >= end) from None
                 away = TritonUnavailableError(
                     f"Triton did not answer for {name!r}, nor does it now"
                 )
@@ -228,6 +228,19 @@ class Inference:
             return await ask({**tensors, **fetched}), form, True
 
 
+def _late(
+    error: InferenceTimeoutError, request: Request, *, its_deadline: bool
+) -> InferenceTimeoutError:
+    """Which of the two times was over that bound a try."""
+    told = (
+        "the deadline passed"
+        if its_deadline
+        else f"no answer within the time of one try, {request.timeout_s:g} s (label `timeout`, "
+        "else BRIDGE_INFER_TIMEOUT_S)"
+    )
+    return InferenceTimeoutError(f"{told}: {error}")
+
+
 @asynccontextmanager
 async def _fetched(
     stored: Mapping[str, StoredTensor], payloads: Payloads | None, deadline: float
@@ -244,7 +257,7 @@ async def _fetched(
                 fetched = await stack.enter_async_context(payloads.held(stored))
         except TimeoutError:
             raise InferenceTimeoutError(
-                "the deadline passed before the inputs were fetched from the payload store"
+                "the inputs were not fetched from the payload store in time"
             ) from None
         yield fetched
 

@@ -45,7 +45,7 @@ class Item:
         self.timer = reply.get_loop().call_at(deadline, self._expire)
 
     def _expire(self) -> None:
-        self.fail(InferenceTimeoutError("the deadline passed before Triton answered"))
+        self.fail(InferenceTimeoutError("Triton did not answer in time"))
 
     def finish(self, reply: InferReply) -> None:
         """These are the caller's rows; one who has gone is not told."""

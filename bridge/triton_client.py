@@ -291,7 +291,9 @@ class TritonClient:
             except TritonError as error:
                 new: BridgeError = error
                 if limit_is_ours and isinstance(new, InferenceTimeoutError):
-                    new = TritonUnavailableError(f"Triton at {server.address} is silent")
+                    new = TritonUnavailableError(
+                        f"Triton at {server.address} is silent; check TRITON_URL"
+                    )
                 if isinstance(new, ModelUnavailableError) and not await server.ready():
                     # A server that is ending unloads its models first.
                     new = TritonUnavailableError(f"Triton at {server.address} is stopping")

@@ -67,10 +67,8 @@ def triton_error(code: str, text: str, *, model: str, address: str, encrypted: b
         if phrase in text:
             return kind(sentence.format(**said))
     if code == "UNAVAILABLE":
-        advice = tls_advice(text, TRITON, encrypted=encrypted)
-        return TritonUnavailableError(
-            f"Triton at {address} is not available: {text}{f'; {advice}' if advice else ''}"
-        )
+        advice = tls_advice(text, TRITON, encrypted=encrypted) or "check TRITON_URL"
+        return TritonUnavailableError(f"Triton at {address} is not available: {text}; {advice}")
     kind, sentence = _BY_CODE.get(
         code, (InferenceFailedError, f"model {{model}} failed in Triton ({code}): {{text}}")
     )

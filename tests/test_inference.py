@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bridge import errors
+from bridge.batcher import Batcher
 from bridge.inference import Inference, Request
 from bridge.outage import Outage
 from bridge.specs import InferReply, ModelSpec
@@ -231,6 +232,31 @@ async def test_a_slow_model_is_not_taken_for_a_silent_triton(triton):
         return True
 
     outage = Outage("Triton", ready)
-    with pytest.raises(errors.InferenceTimeoutError, match="no answer in time"):
+    with pytest.raises(errors.InferenceTimeoutError) as caught:
         await Inference(triton, outage=outage).answer(Request("double", ROWS, None, timeout_s=0.1))
+    assert str(caught.value) == (
+        "no answer within the time of one try, 0.1 s (label `timeout`, else "
+        "BRIDGE_INFER_TIMEOUT_S): no answer in time"
+    )
+    with pytest.raises(errors.InferenceTimeoutError, match=r"^the deadline passed: no "):
+        await Inference(triton, outage=outage).answer(
+            Request("double", ROWS, None, timeout_s=60, left_s=0.1)
+        )
     await outage.close()
+
+
+async def test_a_batch_that_is_late_says_which_time_was_over(triton):
+    async def never(*arguments, **options):
+        await asyncio.sleep(60)
+
+    batcher = Batcher(never)
+    inference = Inference(triton, send=batcher.submit)
+    for times, told in (
+        ({"timeout_s": 0.1}, "no answer within the time of one try, 0.1 s (label `timeout`, "),
+        ({"timeout_s": 60, "left_s": 0.1}, "the deadline passed: Triton did not answer in time"),
+    ):
+        with pytest.raises(errors.InferenceTimeoutError) as caught:
+            await inference.answer(Request("double", ROWS, None, **times))
+        assert str(caught.value).startswith(told)
+    batcher.drop_abandoned()
+    await batcher.drain()

@@ -81,7 +81,9 @@ async def _direct(
     model: str, data: dict[str, Any], version: str | None, timeout_s: float
 ) -> InferenceResult:
     async with TritonClient.from_settings(load_settings()) as triton:
-        request = Request(model, encode_inputs(data), version, timeout_s=timeout_s, binary=True)
+        request = Request(
+            model, encode_inputs(data), version, timeout_s=timeout_s, left_s=timeout_s, binary=True
+        )
         reply = await Inference(triton).answer(request)
     return decode_reply(reply)
 

@@ -63,7 +63,7 @@ def test_a_result_that_redis_would_not_keep_is_an_error(labels, monkeypatch):
 async def test_fetching_counts_against_the_deadline():
     payloads = Payloads(NeverStore(), Settings())
     stored = StoredTensor("FP32", (1, 4), Reference(new_key(2**31, shared=True), 16, "0" * 64))
-    with pytest.raises(errors.InferenceTimeoutError, match="before the inputs were fetched"):
+    with pytest.raises(errors.InferenceTimeoutError, match="the inputs were not fetched"):
         await Inference(OneModel(), payloads=payloads).answer(
             Request("m", {"x": stored.written()}, None, timeout_s=0.05, binary=True)
         )
