@@ -6,7 +6,10 @@ longest of the one before.
 """
 
 import random
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 from bridge.errors import (
     AwaitingTurnError,
@@ -26,6 +29,7 @@ _FOR_A_TURN_S = 2.0
 # A task that comes back after a crash is the only suspect, though new tasks may be there: if the
 # model dies three times more, it is the task that kills it.
 _CRASHES = 3
+_PARTS = 64  # of a wait that is left to chance, for its mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,42 @@ class Retries:
             most: tries after the first.
             jitter: from 0 to 1; by default by chance.
         """
-        longest_s = self.longest_s
-        if isinstance(error, AwaitingTurnError):
-            most, longest_s = most * _FOR_A_TURN, min(longest_s, _FOR_A_TURN_S)
-        elif isinstance(error, ModelUnavailableError):
-            most, longest_s = most * _WHILE_AWAY, min(longest_s, _WHILE_AWAY_S)
-        elif isinstance(error, BackendCrashedError):
-            most = min(most, _CRASHES)
-        if error.fate is not Fate.RETRY or attempt > most:
+        most, longest_s = self._bounds(error, most)
+        if attempt > most:
             return None
-        ceiling = min(longest_s, self.first_s * 2.0 ** min(attempt - 1, 32))
-        wait_s = ceiling * (random.random() if jitter is None else jitter)  # noqa: S311
+        wait_s = self._ceiling_s(attempt, longest_s)
+        wait_s *= random.random() if jitter is None else jitter  # noqa: S311
         return wait_s if wait_s < left_s else None
+
+    def total_s(
+        self, error: BridgeError, *, most: int, held_s: Callable[[float], float] = float
+    ) -> float:
+        """Seconds that the waits of a task come to which meets the same error at each try.
+
+        In the mean; without a deadline, and without the time that the tries take.
+
+        Args:
+            error: what each of them meets.
+            most: tries after the first.
+            held_s: how long the queue holds a message that shall wait so long.
+        """
+        most, longest_s = self._bounds(error, most)
+        ceilings = Counter(self._ceiling_s(attempt, longest_s) for attempt in range(1, most + 1))
+        return sum(
+            count * fmean(held_s(ceiling * (part + 0.5) / _PARTS) for part in range(_PARTS))
+            for ceiling, count in ceilings.items()
+        )
+
+    def _bounds(self, error: BridgeError, most: int) -> tuple[int, float]:
+        """Tries after the first, and the longest wait before one."""
+        if error.fate is not Fate.RETRY:
+            return 0, 0.0
+        if isinstance(error, AwaitingTurnError):
+            return most * _FOR_A_TURN, min(self.longest_s, _FOR_A_TURN_S)
+        if isinstance(error, ModelUnavailableError):
+            return most * _WHILE_AWAY, min(self.longest_s, _WHILE_AWAY_S)
+        crashed = isinstance(error, BackendCrashedError)
+        return min(most, _CRASHES) if crashed else most, self.longest_s
+
+    def _ceiling_s(self, attempt: int, longest_s: float) -> float:
+        return min(longest_s, self.first_s * 2.0 ** min(attempt - 1, 32))

@@ -44,6 +44,11 @@ logger = logging.getLogger("bridge.queues")
 _CLOCKS_S = 0.05  # a timer, which has another clock, may go off a little before
 
 
+def tier_s(wait_s: float) -> int:
+    """The delay in which a message spends its wait: the next longer one, or the longest."""
+    return TIERS_S[min(bisect.bisect_left(TIERS_S, wait_s), len(TIERS_S) - 1)]
+
+
 def early(message: DeliveredMessage) -> float | None:
     """When a message that came before its time is to begin; None: it may."""
     value = header_of(message, BEGIN_AT)
@@ -104,7 +109,7 @@ class Tiers:
         Raises:
             QueueError: RabbitMQ does not take it.
         """
-        tier = TIERS_S[min(bisect.bisect_left(TIERS_S, wait_s), len(TIERS_S) - 1)]
+        tier = tier_s(wait_s)
         copy = copy_of(message, counts)
         # From which a deadline is counted: it must not begin anew with each try.
         copy.timestamp = copy.timestamp or datetime.now(UTC)
