@@ -3,6 +3,7 @@
 Aims first, then ratios, then each scenario's tables; the machine at the end.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,21 +19,20 @@ GPU = (
     "<!-- begin: written by `make gpu-check` -->",
     "<!-- end: written by `make gpu-check` -->",
 )
+_PLOT = re.compile(r"^!\[[^\]\n]*\]\(", re.MULTILINE)
 
 
 def render(
     reports: Sequence[Report],
     run: Mapping[str, Any],
     *,
-    images: str = "",
     before: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page.
+    """The whole page, which lies in the folder of its plots.
 
     Args:
         reports: in order.
         run: `started`, `repetitions`, `quick`, `machine`, `versions`, `took_s`.
-        images: what stands before a plot's file name in its link.
         before: what the run before found, by finding's title.
     """
     lines = [_introduction(run), ""]
@@ -45,14 +45,22 @@ def render(
         lines += ["## Other ratios", "", *_findings(others, before or {}), ""]
     for report in reports:
         lines += [f"## {report.title}", ""]
-        lines += [
-            line for name in report.plots for line in (f"![{report.title}]({images}{name})", "")
-        ]
+        lines += [line for name in report.plots for line in (f"![{report.title}]({name})", "")]
         lines += [line for table in report.tables for line in (*_table(table), "")]
         lines += [line for note in report.notes for line in (f"- {note}",)]
         lines += [""] if report.notes else []
     lines += ["## Machine and versions", "", *_machine(run), ""]
     return "\n".join(lines)
+
+
+def from_elsewhere(text: str, folder: str) -> str:
+    """A report whose plots are found from a page beside which they do not lie.
+
+    Args:
+        text: what `render` gave.
+        folder: where they are, from the page.
+    """
+    return _PLOT.sub(rf"\g<0>{folder}/", text)
 
 
 def inserted(page: str, text: str, marks: tuple[str, str] = (BEGIN, END)) -> str:

@@ -71,7 +71,8 @@ async def run_scenarios(
 
 def publish(results: Path, page: Path, marks: tuple[str, str] = (pages.BEGIN, pages.END)) -> None:
     """Put the report into the docs, with what the run before found beside it."""
-    text = (results / "results.md").read_text()
+    folder = os.path.relpath(results, page.parent)
+    text = pages.from_elsewhere((results / "results.md").read_text(), folder)
     page.write_text(pages.inserted(page.read_text(), text, marks))
 
 
@@ -82,7 +83,7 @@ def _write(
     (out / RESULTS).write_bytes(
         orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
     )
-    page = pages.render(reports, facts, images=f"{out.name}/", before=before)
+    page = pages.render(reports, facts, before=before)
     (out / "results.md").write_text(page)
     return content
 

@@ -3,8 +3,9 @@
 import math
 
 import pytest
-from bridgebench.findings import Finding, Spread, number, percentile
-from bridgebench.pages import BEGIN, END, inserted
+from bridgebench.findings import Finding, Report, Spread, number, percentile
+from bridgebench.pages import BEGIN, END, inserted, render
+from bridgebench.session import publish
 
 
 def test_a_ratio_compares_what_ran_side_by_side():
@@ -46,6 +47,31 @@ def test_percentiles_are_values_that_were_measured():
     assert percentile(range(1, 101), 99) == 99
     assert percentile([7.0], 99) == 7.0
     assert math.isnan(percentile([], 50))
+
+
+def test_plots_are_found_from_the_report_and_from_the_page(tmp_path):
+    run = {
+        "command": "run",
+        "took_s": 60,
+        "started": "now",
+        "repetitions": 1,
+        "quick": False,
+        "versions": {},
+        "machine": {
+            "cores": 2,
+            "processor": "x",
+            "memory_gb": 1,
+            "load_before": 0,
+            "load_after": 0,
+        },
+    }
+    (out := tmp_path / "figures").mkdir()
+    report = Report("drain", "Draining", plots=["drain.png"])
+    (out / "results.md").write_text(render([report], run))
+    (page := tmp_path / "page.md").write_text(f"{BEGIN}\n{END}\n")
+    publish(out, page)
+    assert "\n![Draining](drain.png)\n" in (out / "results.md").read_text()
+    assert "\n![Draining](figures/drain.png)\n" in page.read_text()
 
 
 def test_a_report_replaces_what_is_between_the_marks():
