@@ -52,7 +52,10 @@ def newest(repository: ModelRepository, model: str, version: int | None) -> int:
     """
     versions = repository.versions(check_model_id(model))
     if not versions:
-        raise UnknownModelError(f"there is no model {model!r} in {repository.root}")
+        raise UnknownModelError(
+            f"there is no model {model!r} in {repository.root}; MODEL_REPOSITORY must be the one "
+            "that Triton reads"
+        )
     if version is not None and version not in versions:
         raise UnknownModelError(
             f"model {model!r} has no version {version}; it has {', '.join(map(str, versions))}"
@@ -105,7 +108,10 @@ async def put_back(
     """
     kept = restorable(repository, check_model_id(model))
     if not kept:
-        raise UnknownModelError(f"no version of model {model!r} was withdrawn and kept")
+        raise UnknownModelError(
+            f"no version of model {model!r} in {repository.root} was withdrawn and kept; "
+            "MODEL_REPOSITORY must be the one where that was done"
+        )
     number = kept[-1] if version is None else version
     await _serving(triton, model)
     restore(repository, model, number)

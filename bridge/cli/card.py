@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 from bridge.cli.output import Json, console, print_json
 from bridge.errors import UnknownModelError
 from bridge.repository import ModelRepository, render_card
+from bridge.rollback import newest
 from bridge.settings import load_settings
 
 
@@ -29,10 +30,7 @@ def card(
     """
     repository = ModelRepository(load_settings().model_repository)
     if version is None:
-        versions = repository.versions(model)
-        if not versions:
-            raise UnknownModelError(f"there is no model {model!r} in {repository.root}")
-        version = versions[-1]
+        version = newest(repository, model, None)
     found = repository.card(model, version)
     if found is None:
         raise UnknownModelError(

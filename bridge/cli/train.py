@@ -50,10 +50,10 @@ def train(
 
     Example: `mlbridge train digits --architecture cnn --set epochs=8`
     """
-    model_config = {"architecture": architecture, **_pairs(config)}
+    model_config = {"architecture": architecture, **_pairs("--config", config)}
     if model_id is not None:
         model_config["model_id"] = model_id
-    request = (dataset, model_config, _pairs(settings))
+    request = (dataset, model_config, _pairs("--set", settings))
     result = run_followed(_train(request, priority, key, wait=follow_it))
     if json:
         print_json(result)
@@ -79,12 +79,12 @@ async def _train(
         return await follow_or_leave(client, handle, title)
 
 
-def _pairs(items: list[str] | None) -> dict[str, Any]:
+def _pairs(option: str, items: list[str] | None) -> dict[str, Any]:
     pairs: dict[str, Any] = {}
     for item in items or []:
         key, separator, text = item.partition("=")
         if not key or not separator:
-            raise InvalidTrainingRequestError(f"expected KEY=VALUE, got {item!r}")
+            raise InvalidTrainingRequestError(f"{option}: expected KEY=VALUE, got {item!r}")
         try:
             pairs[key] = orjson.loads(text)
         except orjson.JSONDecodeError:

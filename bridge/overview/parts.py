@@ -17,6 +17,7 @@ T = TypeVar("T")
 _ANSWER_S = 5.0
 UP = "up"
 _NOBODY = "no consumer on the queue: no worker runs, or it pauses as Triton is away"
+_UNASKED = "unknown: its queue cannot be reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ async def find_triton(settings: Settings, address: str) -> Part:
     return Part("Triton", address, state)
 
 
-def consumers(pool: str, queue: str, depths: list[QueueDepth]) -> Part:
-    """A pool, by who consumes its queue."""
-    served = any(depth.name == queue and depth.consumers for depth in depths)
-    return Part(f"{pool} workers", "", UP if served else _NOBODY)
+def consumers(pool: str, queue: str, depths: list[QueueDepth] | None) -> Part:
+    """A pool, by who consumes its queue; `depths` are None where that cannot be asked."""
+    served = any(depth.name == queue and depth.consumers for depth in depths or ())
+    missing = _UNASKED if depths is None else _NOBODY
+    return Part(f"{pool} workers", "", UP if served else missing)

@@ -25,7 +25,8 @@ class Waiting:
     """The queues, and their server."""
 
     part: Part
-    depths: list[QueueDepth]
+    depths: list[QueueDepth] | None
+    """None: the server cannot be asked."""
     rows: list[QueueRow]
     rates_missing: str | None
     """Why there are no rates; None: there are."""
@@ -39,7 +40,7 @@ async def find_queues(settings: Settings) -> Waiting:
     try:
         depths = await bounded(queue_depths(settings))
     except BridgeError as error:
-        return Waiting(Part(name, where, str(error)), [], [], None)
+        return Waiting(Part(name, where, str(error)), None, [], None)
     part = Part(name, where, UP)
     missing: str | None = "Redis Streams count none"
     rows = [QueueRow(depth.name, depth.messages, depth.consumers) for depth in depths]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -17,7 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-Precision = Literal["32", "bf16-mixed", "16-mixed"]
+Precision = Annotated[
+    Literal["32", "bf16-mixed", "16-mixed"],
+    BeforeValidator(lambda value: "32" if type(value) is int and value == 32 else value),  # noqa: PLR2004
+]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Weight = Annotated[float, Field(gt=0, le=1e6)]
 # A problem is told of the one form that was meant, not of both.

@@ -46,12 +46,11 @@ METRICS: dict[Task, tuple[Metric, ...]] = {
 }
 """What a network is judged by, for each task."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
-VersionNumber = Annotated[
-    str,
-    StringConstraints(pattern=r"^[1-9][0-9]{0,17}$"),
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-]
-Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# A name that is a number may come as one: `-c target=0` on the command line is JSON.
+_ALSO_NUMBERS = BeforeValidator(lambda value: str(value) if type(value) is int else value)
+VersionNumber = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$"), _ALSO_NUMBERS]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256), _ALSO_NUMBERS]
+ModelName = Annotated[str, _ALSO_NUMBERS]
 
 # Of what is told: a stranger's fields may be many, and their names long.
 _MOST_PROBLEMS, _MOST_NAME = 20, 64
@@ -78,7 +77,7 @@ class ModelConfig(BaseModel):
 
     architecture: Annotated[str, StringConstraints(min_length=1, max_length=128)]
     """Name of an entry point in `bridge.architectures`: "mlp", "cnn", "transformer", or another."""
-    model_id: str | None = None
+    model_id: ModelName | None = None
     """Name of the model in Triton; by default the dataset's id."""
     input: Column | None = None
     """The one column that the model takes."""
@@ -94,7 +93,7 @@ class ModelConfig(BaseModel):
     """Where the input is text."""
     weights: str | None = None
     """A file under DATASET_ROOT whose weights the network begins with."""
-    from_model: str | None = None
+    from_model: ModelName | None = None
     """Or a model in the repository that it goes on from."""
     from_version: VersionNumber | None = None
     """Which version of it; by default the newest, when the training begins."""

@@ -116,6 +116,7 @@ def test_what_has_no_card_is_told(repository):
         return str(error)
 
     assert "there is no model 'pets' in" in problem("pets")
+    assert "MODEL_REPOSITORY must be the one that Triton reads" in problem("pets")
     publish(repository, CARD)
     assert "has no version 7" in problem("pets", "--version", "7")
     path = repository.root / "pets" / "1" / "card.json"

@@ -100,7 +100,8 @@ def test_bad_input_is_one_sentence(stack, iris, model, stdin, told, way):
 def test_a_training_that_fails_is_one_sentence(stack, iris):
     told = sentence(stack.run("train", "nowhere", "--json"))
     assert "DatasetError: there is no dataset 'nowhere'" in told
-    assert "expected KEY=VALUE" in sentence(stack.run("train", "iris", "--set", "epochs"))
+    told = sentence(stack.run("train", "iris", "--set", "epochs"))
+    assert "--set: expected KEY=VALUE, got 'epochs'" in told
 
 
 def test_status_of_what_is_up(stack):

@@ -71,6 +71,16 @@ def test_everything_can_be_said(settings):
     assert TrainingRequest.model_validate(json.loads(request.model_dump_json())) == request
 
 
+def test_names_that_are_numbers_may_come_as_numbers(settings):
+    model = {**CNN, "model_id": 2024, "target": 0, "inputs": [1, "2"], "from_model": 7}
+    request = parse_request("digits", model, {"precision": 32}, settings)
+    assert (request.model_id, request.model.target) == ("2024", "0")
+    assert (request.model.columns, request.model.from_model) == (["1", "2"], "7")
+    assert request.hyperparameters.precision == "32"
+    with pytest.raises(InvalidTrainingRequestError, match="target: must be a valid string, got Tr"):
+        parse_request("digits", {**CNN, "target": True}, {}, settings)
+
+
 @pytest.mark.parametrize(
     ("model", "hyperparameters", "shown"),
     [
