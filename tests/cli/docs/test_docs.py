@@ -192,7 +192,7 @@ async def test_a_training_by_hand_and_its_result(terminal):
             await asyncio.sleep(0.1)
     answer = await record(terminal, message["task_id"])
     assert json.loads(block("docs/training.md", '{"epoch"')).keys() <= seen
-    shown = json.loads(block("docs/training.md", '{"model_name"'))
+    shown = json.loads(block("docs/training-result.md", '{"model_name"'))
     assert shown.keys() <= answer["return_value"].keys()
     for key in ("metrics", "parity", "timings"):
         assert answer["return_value"][key].keys() == shown[key].keys()
@@ -200,20 +200,21 @@ async def test_a_training_by_hand_and_its_result(terminal):
 
 async def test_a_variants_result(terminal):
     await asyncio.to_thread(run_by_name, terminal, "photos")
-    command = block("docs/training.md", "mlbridge train photos --architecture cnn")
+    command = block("docs/training-models.md", "mlbridge train photos --architecture cnn")
     result = json.loads(await asyncio.to_thread(terminal.shell, command.strip() + " --json"))
-    shown = json.loads(block("docs/training.md", '{"variant"'))
+    shown = json.loads(block("docs/training-result.md", '{"variant"'))
     assert result["variant"].keys() == shown["variant"].keys()
 
 
 def test_an_architecture_of_your_own(terminal):
     run_by_name(terminal, "iris")
     (folder := terminal.folder / "own").mkdir()
-    project = block("docs/training.md", "[build-system]")
+    page = "docs/training-models.md"
+    project = block(page, "[build-system]")
     assert tomllib.loads(project)["build-system"]["build-backend"] == "hatchling.build"
     (folder / "pyproject.toml").write_text(project)
-    (folder / "my_architectures.py").write_text(block("docs/training.md", "from pydantic"))
-    install, train = block("docs/training.md", "pip install .").splitlines()
+    (folder / "my_architectures.py").write_text(block(page, "from pydantic"))
+    install, train = block(page, "pip install .").splitlines()
     # Not into the environment of the tests: where the workers of the stack look as well.
     flags = f"--quiet --no-deps --no-index --no-build-isolation --target {terminal.packages}"
     terminal.shell(f"cd own; {shlex.quote(sys.executable)} -P -m {install} {flags}")
