@@ -1,5 +1,6 @@
 """`mlbridge cancel` of what is known and what is not, on a Redis alone."""
 
+import asyncio
 import json
 import uuid
 
@@ -16,8 +17,10 @@ QUEUE = "cancel-training"
 def cancel(redis_server):
     environment = {"REDIS_URL": redis_server.url, "TASKIQ_ML_TRAINING_QUEUE": QUEUE}
 
-    def run(*arguments):
-        return CliRunner().invoke(app, ["cancel", *arguments], env=environment)
+    async def run(*arguments):  # in a thread: the command has an event loop of its own
+        return await asyncio.to_thread(
+            CliRunner().invoke, app, ["cancel", *arguments], env=environment
+        )
 
     return run
 
@@ -29,18 +32,19 @@ async def training(redis):
     return task_id
 
 
-def test_a_training_that_is_known(cancel, training):
-    result = cancel(training)
+async def test_a_training_that_is_known(cancel, training):
+    result = await cancel(training)
     assert (result.exit_code, result.stdout) == (0, f"{training}: cancelled\n")
-    result = cancel(training)
+    result = await cancel(training)
     assert (result.exit_code, result.stdout) == (1, f"{training}: has ended already\n")
 
 
 @pytest.mark.parametrize("name", ["typo-{}", "[red]order:42/{}"])
-def test_what_no_training_is_known_of(cancel, name):
+async def test_what_no_training_is_known_of(cancel, name):
     task_id = name.format(uuid.uuid4().hex)
-    result = cancel(task_id)
+    result = await cancel(task_id)
     told = "cancelled; no training of this id is known (right for an inference)"
     assert (result.exit_code, result.stdout) == (0, f"{task_id}: {told}\n")
     other = name.format(uuid.uuid4().hex)
-    assert json.loads(cancel(other, "--json").stdout) == [{"task_id": other, "cancelled": True}]
+    result = await cancel(other, "--json")
+    assert json.loads(result.stdout) == [{"task_id": other, "cancelled": True}]
