@@ -13,16 +13,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import aiormq
-import numpy as np
 from aiormq.exceptions import AMQPError
 from redis.exceptions import RedisError
 
-from bridge.arrays import decode_reply
 from bridge.errors import BridgeError
-from bridge.messages import Formatter, decode_result
-from bridgechaos.leavings import left_over, read_training, versions
-from bridgechaos.ledger import Entry, Evidence, Found
-from bridgechaos.models import OUTPUTS, Models, alike
+from bridge.messages import Formatter
+from bridgechaos.answers import read_record
+from bridgechaos.entries import Entry, Evidence, Found
+from bridgechaos.leavings import left_over, versions
 from bridgechaos.stack import Stack
 
 _AT_A_TIME = 1000
@@ -133,25 +131,9 @@ async def _records(stack: Stack, entries: Sequence[Entry]) -> dict[str, Found]:
         for key, value in zip(part, values, strict=True):
             task_id = key.decode()
             if value is not None:
-                found[task_id] = _read(stack.models, by_id.get(task_id), value)
+                found[task_id] = read_record(stack.models, by_id.get(task_id), value)
         await asyncio.sleep(0)
     return found
-
-
-def _read(models: Models, entry: Entry | None, value: bytes) -> Found:
-    """One result, compared with what onnxruntime answers here."""
-    try:
-        result = decode_result(value)
-        if result.is_err:
-            return Found(type(result.error).__name__, str(result.error)[:200])
-        if entry is not None and entry.model:
-            return read_training(entry, result.return_value)
-        outputs = np.asarray(decode_reply(result.return_value).outputs["y"], np.float32)
-    except (BridgeError, KeyError, TypeError, ValueError) as error:
-        return Found(text=f"unreadable: {error!r}"[:200], right=False)
-    # A client that was not told its id: the rows tell which they are.
-    serials = entry.serials if entry else outputs.reshape(-1, OUTPUTS)[:, 0].astype(int).tolist()
-    return Found(right=alike(outputs, models.answers(serials)))
 
 
 async def _waiting(stack: Stack, names: Sequence[str]) -> Counter[str]:

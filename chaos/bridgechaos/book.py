@@ -3,7 +3,7 @@
 import random
 
 from bridge.tensors import Array
-from bridgechaos.ledger import Entry, Want
+from bridgechaos.entries import Entry, Want
 from bridgechaos.models import CRASH, FAIL, FEATURES, MOODY, SLOW, STEADY, rows
 
 _SLOW = 2  # of 1000
@@ -43,7 +43,12 @@ class Book:
 
 
 def model_and_rows(entry: Entry, dice: random.Random) -> tuple[str, Array]:
-    """What its message asks for."""
+    """What its message asks for; which model that is, is in the entry from now on."""
+    entry.asked, asked = _drawn(entry, dice)
+    return entry.asked, asked
+
+
+def _drawn(entry: Entry, dice: random.Random) -> tuple[str, Array]:
     if entry.want is Want.MODEL_ERROR:
         return MOODY, rows(entry.serials, FAIL)
     if entry.want is Want.CRASH:

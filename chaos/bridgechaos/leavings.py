@@ -7,25 +7,17 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from bridge.errors import TritonError
 from bridge.repository import ModelRepository
 from bridge.triton_client import TritonClient
-from bridgechaos.ledger import Entry, Found
+from bridgechaos.entries import Entry
 from bridgechaos.stack import Stack
 from bridgechaos.students import students
 
 _GONE_S = 20.0  # a lease ends by itself; workers sweep up once in the time of one
 _LOOK_S = 0.5
 _KEYS = ("bridge:job:*", "bridge:jobs:*", "bridge:lease:*")
-
-
-def read_training(entry: Entry, value: Any) -> Found:
-    """The result of a training that succeeded, beside what it had to be."""
-    version = f"{value['model_name']}/{value['model_version']}"
-    right = value["metrics"] == entry.metrics and value["model_name"] == entry.model
-    return Found(text="" if right else f"{value['metrics']}", right=right, version=version)
 
 
 def versions(stack: Stack, entries: Sequence[Entry]) -> dict[str, list[str]]:

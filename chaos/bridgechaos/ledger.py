@@ -4,115 +4,12 @@ Enters: one entry for each submission; the evidence, as `audit` gathered it. Lea
 with the name of each task for which it does not balance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+
+from bridgechaos.entries import Entry, Evidence, Found
 
 _SHOWN = 20
-
-
-class Want(Enum):
-    """What a submission deserves."""
-
-    SUCCESS = "success"
-    MODEL_ERROR = "an error of its model"
-    CRASH = "any error: it kills its model"
-    SHAPE = "ShapeError"
-    NO_MODEL = "UnknownModelError"
-    NO_TASK = "a dead letter, and UnknownTaskError"
-    NONSENSE = "a dead letter"
-    NO_NETWORK = "InvalidTrainingRequestError"
-    NO_DATA = "DatasetError"
-    CANCELLED = "TaskCancelledError"
-    EITHER = "a success, or TaskCancelledError: it may have ended when it was cancelled"
-
-    @property
-    def errors(self) -> frozenset[str] | None:
-        """Classes of errors that it deserves; None: any."""
-        return None if self is Want.CRASH else _DESERVED[self]
-
-    @property
-    def success(self) -> bool:
-        """Whether it may succeed."""
-        return self in {Want.SUCCESS, Want.EITHER}
-
-    @property
-    def letter(self) -> bool:
-        """Whether it must lie in the dead-letter queue."""
-        return self in {Want.NO_TASK, Want.NONSENSE}
-
-    @property
-    def record(self) -> bool:
-        """Whether it must have a result."""
-        return self is not Want.NONSENSE
-
-
-_DESERVED: Mapping[Want, frozenset[str]] = {
-    Want.SUCCESS: frozenset(),
-    Want.MODEL_ERROR: frozenset({"InferenceFailedError"}),
-    Want.SHAPE: frozenset({"ShapeError"}),
-    Want.NO_MODEL: frozenset({"UnknownModelError"}),
-    Want.NO_TASK: frozenset({"UnknownTaskError"}),
-    Want.NONSENSE: frozenset(),
-    Want.NO_NETWORK: frozenset({"InvalidTrainingRequestError"}),
-    Want.NO_DATA: frozenset({"DatasetError"}),
-    Want.CANCELLED: frozenset({"TaskCancelledError"}),
-    Want.EITHER: frozenset({"TaskCancelledError"}),
-}
-
-
-@dataclass(slots=True)
-class Entry:
-    """One submission."""
-
-    producer: str
-    want: Want
-    serials: tuple[int, ...]
-    """Numbers of its rows."""
-    task_id: str | None = None
-    """None: its producer was never told."""
-    confirmed: bool = False
-    """RabbitMQ took it, and its producer knows."""
-    why: str = ""
-    """What its producer was told where it was not confirmed."""
-    told: str | None = None
-    """How it ended, as its caller heard: an error's class, or "" for success."""
-    model: str = ""
-    """Which it trains; "": it is no training."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """What its training comes to where nobody disturbs it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A result, as Redis has it."""
-
-    error: str = ""
-    """Its class; "": success."""
-    text: str = ""
-    right: bool = True
-    """A success that is what onnxruntime answers, or has a training's metrics."""
-    version: str = ""
-    """Of a training, `<model>/<version>`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was found when all was over."""
-
-    records: Mapping[str, Found]
-    letters: Mapping[str, int]
-    """Copies in the dead-letter queue, by id."""
-    queues: Mapping[str, tuple[int, int]]
-    """What still lies in every other queue: ready, unacknowledged."""
-    waiting: frozenset[str] = frozenset()
-    """Ids of what lies there: late, but not lost."""
-    executions: Mapping[int, int] = field(default_factory=dict)
-    """By row."""
-    versions: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By task, the published versions whose cards name it."""
-    left_over: Sequence[str] = ()
-    """What trainings left behind: records, leases, processes; versions that nobody serves."""
 
 
 @dataclass(slots=True)
@@ -201,6 +98,10 @@ def balance(entries: Sequence[Entry], evidence: Evidence, freed: Sequence[str] =
         else:
             found.unconfirmed += 1
             _look_at_unconfirmed(entry, evidence, found)
+        if entry.told is not None and not entry.told.right:
+            found.wrong_answers.append(
+                f"{entry.task_id} of {entry.producer}: its caller was told: {entry.told.text}"
+            )
         _judge_versions(entry, evidence, found)
     _look_for_strangers(entries, evidence, found)
     found.left_over = list(evidence.left_over)
@@ -226,7 +127,9 @@ def _judge(entry: Entry, evidence: Evidence, found: Balance) -> None:
     found.letters += bool(copies)
     found.letters_again += max(0, copies - 1)
     if (entry.want.record and record is None and not copies) or (entry.want.letter and not copies):
-        seen = "" if entry.told is None else f"; its caller was told {entry.told or 'success'!r}"
+        seen = (
+            "" if entry.told is None else f"; its caller was told {entry.told.error or 'success'!r}"
+        )
         found.lost.append(f"{line}: nowhere{seen}")
         return
     if record is None:
@@ -239,8 +142,8 @@ def _judge(entry: Entry, evidence: Evidence, found: Balance) -> None:
 
 
 def _judge_record(entry: Entry, record: Found, line: str, found: Balance) -> None:
-    if entry.told is not None and entry.told != record.error:
-        told, kept = entry.told or "success", record.error or "success"
+    told, kept = None if entry.told is None else _end(entry.told), _end(record)
+    if told not in {None, kept}:
         found.two_outcomes.append(f"{line}: told {told}, recorded {kept}")
     if record.error:
         deserved = entry.want.errors
@@ -249,9 +152,14 @@ def _judge_record(entry: Entry, record: Found, line: str, found: Balance) -> Non
         else:
             found.failed_wrongly.append(f"{line}: {record.error}: {record.text}")
     elif not entry.want.success or not record.right:
-        found.wrong_answers.append(f"{line}: a success that is not right")
+        found.wrong_answers.append(f"{line}: a success that is not right: {record.text}")
     else:
         found.succeeded += 1
+
+
+def _end(it: Found) -> str:
+    """Which end it is: what was told and what is recorded must be the same."""
+    return it.error or f"success {it.version}".rstrip()
 
 
 def _judge_versions(entry: Entry, evidence: Evidence, found: Balance) -> None:
@@ -291,6 +199,11 @@ def _look_for_strangers(entries: Sequence[Entry], evidence: Evidence, found: Bal
     """
     known = {entry.task_id for entry in entries}
     strangers = sorted((set(evidence.records) | set(evidence.letters)) - known)
+    found.wrong_answers += [
+        f"{task_id} of nobody who knows it: {record.text}"
+        for task_id in strangers
+        if (record := evidence.records.get(task_id)) is not None and not record.right
+    ]
     nameless = sum(entry.task_id is None for entry in entries)
     if len(strangers) > nameless:
         found.strangers = strangers

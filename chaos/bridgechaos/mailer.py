@@ -15,7 +15,7 @@ from pamqp.commands import Basic
 
 from bridge.settings import Settings
 from bridgechaos.book import model_and_rows
-from bridgechaos.ledger import Entry, Want
+from bridgechaos.entries import Entry, Want
 
 _CONFIRM_S = 5.0
 _CONNECT_S = 5.0

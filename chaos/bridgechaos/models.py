@@ -1,7 +1,8 @@
 """The models of a run, the rows that are sent to them, and what they must answer.
 
 Leaves: a Triton repository; rows as a pure function of their serial numbers, so that a ledger of
-any length keeps numbers only; answers of onnxruntime in this process.
+any length keeps numbers only; answers of onnxruntime in this process. The models differ in
+their weights, so that the answer of one is wrong for the other.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from bridgechaos.disk import mount, unmount
 
 STEADY, MOODY = "steady", "moody"
 FEATURES, OUTPUTS, BATCH = 16, 4, 32
+_SEEDS = {STEADY: 7, MOODY: 8}
 FAIL, CRASH, SLOW = 1.0, 2.0, 3.0
 """Wishes that `moody` grants: answer with an error, kill its own process, take its time."""
 
@@ -32,7 +34,7 @@ dynamic_batching {{ }}
 
 
 class Models:
-    """`steady` and `moody`: the same function, and the same diary of all rows that were run."""
+    """`steady` and `moody`: other weights each, and one diary of all rows that were run."""
 
     def __init__(self, folder: Path, *, small_disk: bool = False) -> None:
         """Write them.
@@ -49,19 +51,19 @@ class Models:
         """As long as it exists, `moody` is slow."""
         self._diary = folder / "diary"
         self._diary.touch()
-        for name in (STEADY, MOODY):
-            self._write(name)
-        self._session = onnxruntime.InferenceSession(
-            str(self.repository / STEADY / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
-        )
+        self._sessions = {name: self._written(name, seed) for name, seed in _SEEDS.items()}
 
     def close(self) -> None:
         """Take away the small disk, before the folder goes."""
         unmount(self.repository)
 
-    def answers(self, serials: Sequence[int]) -> Array:
-        """What onnxruntime answers for the rows of these numbers, [rows, OUTPUTS]."""
-        answers: Array = self._session.run(["y"], {"x": rows(serials)})[0]
+    def answers(self, model: str, serials: Sequence[int]) -> Array:
+        """What onnxruntime answers for the rows of these numbers, [rows, OUTPUTS].
+
+        Raises:
+            KeyError: no model is called so.
+        """
+        answers: Array = self._sessions[model].run(["y"], {"x": rows(serials)})[0]
         return answers
 
     def executions(self, serials: Sequence[int]) -> Array:
@@ -71,14 +73,16 @@ class Models:
         counts: Array = np.bincount(ran, minlength=top)[np.asarray(serials, int)]
         return counts
 
-    def _write(self, name: str) -> None:
+    def _written(self, name: str, seed: int) -> onnxruntime.InferenceSession:
         version = self.repository / name / "1"
         version.mkdir(parents=True)
         config = _CONFIG.format(batch=BATCH, features=FEATURES, outputs=OUTPUTS)
         (version.parent / "config.pbtxt").write_text(config)
         shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
         (version / "places.txt").write_text(f"{self._diary}\n{self.slow_file}\n")
-        onnx.save(_model(), str(version / "model.onnx"))
+        path = str(version / "model.onnx")
+        onnx.save(_model(seed), path)
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def rows(serials: Sequence[int], wish: float = 0.0) -> Array:
@@ -101,9 +105,9 @@ def alike(outputs: Array, answers: Array) -> bool:
     )
 
 
-def _model() -> onnx.ModelProto:
+def _model(seed: int) -> onnx.ModelProto:
     """The row's number, and OUTPUTS - 1 mixtures of what follows it, bent by a tanh."""
-    weights = np.random.default_rng(7).standard_normal((FEATURES, OUTPUTS - 1))
+    weights = np.random.default_rng(seed).standard_normal((FEATURES, OUTPUTS - 1))
     weights[:2] = 0
     nodes = [
         helper.make_node("Slice", ["x", "zero", "one", "one"], ["number"]),

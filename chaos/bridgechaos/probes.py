@@ -11,10 +11,11 @@ from redis.exceptions import RedisError
 from bridge.client import BridgeClient
 from bridge.errors import BridgeError
 from bridge.messages import decode_result
+from bridgechaos.answers import read_answer, read_error
 from bridgechaos.book import Book
-from bridgechaos.ledger import Entry, Want
+from bridgechaos.entries import Entry, Want
 from bridgechaos.mailer import Mailer
-from bridgechaos.models import STEADY, rows
+from bridgechaos.models import STEADY, Models, rows
 
 _RECOVERED_S = 180.0
 _EACH_S = 4.0
@@ -25,17 +26,24 @@ class Probes:
     """Their submissions stand in the book like any other."""
 
     def __init__(
-        self, book: Book, mailer: Mailer, redis: Redis, caller: BridgeClient | None = None
+        self,
+        book: Book,
+        models: Models,
+        mailer: Mailer,
+        redis: Redis,
+        caller: BridgeClient | None = None,
     ) -> None:
         """Nothing is sent yet.
 
         Args:
             book: of the run.
+            models: that answer.
             mailer: straight to RabbitMQ.
             redis: straight to Redis.
             caller: a client that must succeed too, through its links; None: nobody.
         """
         self._book = book
+        self._models = models
         self._mailer = mailer
         self._redis = redis
         self._caller = caller
@@ -59,15 +67,19 @@ class Probes:
 
     async def _call(self, caller: BridgeClient) -> bool:
         entry = self._book.open("probe", Want.SUCCESS)
+        entry.asked = STEADY
         try:
             handle = await caller.submit(STEADY, {"x": rows(entry.serials)})
-            entry.task_id = handle.task_id
-            self._book.confirm(entry)
-            await handle.result()
         except BridgeError as error:
             entry.why = f"{type(error).__name__}: {error}"[:200]
             return False
-        return True
+        entry.task_id = handle.task_id
+        self._book.confirm(entry)
+        try:
+            entry.told = read_answer(self._models, entry, await handle.result())
+        except BridgeError as error:
+            entry.told = read_error(error)
+        return not entry.told.error
 
     async def _straight_s(self) -> float | None:
         begun = time.monotonic()

@@ -10,9 +10,11 @@ import time
 
 from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import BridgeError
+from bridgechaos.answers import read_answer, read_error
 from bridgechaos.book import Book, model_and_rows
-from bridgechaos.ledger import Entry, Want
+from bridgechaos.entries import Entry, Want
 from bridgechaos.mailer import Mailer
+from bridgechaos.models import Models
 
 SUBMIT_S = 60.0
 """How long a producer waits until it takes a submission for hung."""
@@ -24,12 +26,17 @@ _ODD = {Want.MODEL_ERROR: 8, Want.SHAPE: 4, Want.NO_MODEL: 4, Want.NO_TASK: 3, W
 
 
 class Listener:
-    """Waits for results of our client's tasks, as its callers do."""
+    """Waits for results of our client's tasks, as its callers do, and looks at what they get."""
 
-    def __init__(self) -> None:
-        """Nobody is heard yet."""
+    def __init__(self, models: Models) -> None:
+        """Nobody is heard yet.
+
+        Args:
+            models: that answer.
+        """
         self.odd: list[str] = []
         """Errors that are not of the bridge's tree."""
+        self._models = models
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hear(self, entry: Entry, handle: TaskHandle) -> None:
@@ -51,28 +58,29 @@ class Listener:
 
     async def _hear(self, entry: Entry, handle: TaskHandle) -> None:
         try:
-            await handle.result()
+            answer = await handle.result()
         except BridgeError as error:
-            entry.told = type(error).__name__
+            entry.told = read_error(error)
         except Exception as error:  # noqa: BLE001 - one that a caller must not see
             self.odd.append(f"result raised {error!r}"[:200])
         else:
-            entry.told = ""
+            entry.told = read_answer(self._models, entry, answer)
 
 
 class Load:
     """Several producers, at one pace, until so many tasks were submitted."""
 
-    def __init__(self, book: Book, seed: int, tasks: int, per_s: float) -> None:
+    def __init__(self, book: Book, listener: Listener, seed: int, tasks: int, per_s: float) -> None:
         """Nothing is sent before `run`.
 
         Args:
             book: of the run.
+            listener: waits for results.
             seed: of what is sent.
             tasks: how many, by all together.
             per_s: how many in a second, at most.
         """
-        self.listener = Listener()
+        self.listener = listener
         self.hung = 0
         """Submissions of our client that were not over in time."""
         self.odd: list[str] = []

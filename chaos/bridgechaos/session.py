@@ -22,7 +22,7 @@ from bridgechaos.ledger import Balance, balance
 from bridgechaos.mailer import Mailer
 from bridgechaos.plan import Fault, draw, draw_each
 from bridgechaos.probes import Probes
-from bridgechaos.producers import Load
+from bridgechaos.producers import Listener, Load
 from bridgechaos.stack import Stack
 from bridgechaos.trainers import Trainers
 from bridgechaos.watch import Watch, zombies
@@ -130,7 +130,7 @@ class _Run:
             self._say("  training once undisturbed, for the metrics")
             await stack.school.rehearse()
         stack.unexpected.clear()
-        load = Load(self.book, options.seed, options.tasks, options.per_s)
+        load = Load(self.book, Listener(stack.models), options.seed, options.tasks, options.per_s)
         async with AsyncExitStack() as exits:
             clients = [
                 await exits.enter_async_context(BridgeClient(settings)) for _ in range(_CLIENTS)
@@ -141,7 +141,9 @@ class _Run:
                 await exits.enter_async_context(mailer)
             watching = asyncio.create_task(self.watch.run())
             exits.push_async_callback(_cancelled, watching)
-            probes = Probes(self.book, direct, stack.redis, clients[0] if options.rounds else None)
+            probes = Probes(
+                self.book, stack.models, direct, stack.redis, clients[0] if options.rounds else None
+            )
             scene = Scene(stack, probes.poison)
             self.outcome.left_out = scene.left_out()
             trainers = self._trainers(load)

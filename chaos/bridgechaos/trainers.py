@@ -13,7 +13,7 @@ from typing import Any
 from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import BridgeError
 from bridgechaos.book import Book
-from bridgechaos.ledger import Entry, Want
+from bridgechaos.entries import Entry, Want
 from bridgechaos.lessons import LESSONS, School
 from bridgechaos.mailer import Mailer
 from bridgechaos.producers import SUBMIT_S, Listener

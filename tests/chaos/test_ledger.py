@@ -1,7 +1,8 @@
 """The judge sees each kind of fault, and only that."""
 
 import pytest
-from bridgechaos.ledger import Entry, Evidence, Found, Want, balance
+from bridgechaos.entries import Entry, Evidence, Found, Want
+from bridgechaos.ledger import balance
 
 
 def entry(task_id="a", want=Want.SUCCESS, *, confirmed=True, told=None):
@@ -84,9 +85,21 @@ def test_a_good_task_among_dead_letters():
 
 
 def test_an_end_that_was_told_and_then_overwritten():
-    found = judged(entry(told="TritonUnavailableError"), records={"a": Found()})
+    found = judged(entry(told=Found("TritonUnavailableError")), records={"a": Found()})
     assert wrong(found) == {"told one end, recorded another"}
-    assert judged(entry(told=""), records={"a": Found()}).balanced
+    assert judged(entry(told=Found()), records={"a": Found()}).balanced
+    other = training()
+    other.told = Found(version="net/1")
+    found = judged(other, records={"a": Found(version="net/2")}, versions={"a": ["net/2"]})
+    assert wrong(found) == {"told one end, recorded another"}
+
+
+def test_a_caller_who_was_told_wrongly():
+    told = Found(text="steady: [[0.0]]", right=False)
+    found = judged(entry(told=told), records={"a": Found()})
+    assert wrong(found) == {"wrong answers"}
+    assert "told: steady: [[0.0]]" in found.described()
+    assert wrong(judged(entry(told=told))) == {"lost", "wrong answers"}
 
 
 def test_an_unconfirmed_task_may_end_but_not_wrongly():
@@ -102,6 +115,8 @@ def test_results_that_nobody_asked_for():
     assert judged(nameless, records={"b": Found()}).unconfirmed_done == 1
     found = judged(nameless, records={"b": Found(), "c": Found()})
     assert wrong(found) == {"results of nobody's tasks"}
+    found = judged(nameless, records={"b": Found(right=False)})
+    assert wrong(found) == {"wrong answers"}
 
 
 def test_what_is_still_queued_is_late_and_not_lost():
