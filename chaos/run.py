@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ sys.path.insert(0, str(_HERE))
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from bridgechaos import pages, report  # noqa: E402 - found by the line above
-from bridgechaos.session import Options, Outcome, run_once  # noqa: E402
+from bridgechaos.kinds import NoSuchFaultError, kinds  # noqa: E402
+from bridgechaos.outcome import Options, Outcome  # noqa: E402
+from bridgechaos.session import run_once  # noqa: E402
 from bridgechaos.stack import open_stack  # noqa: E402
 
 _HEARD_S = 0.5
@@ -76,6 +79,11 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     ] = False,
 ) -> None:
     """Break a private stack under load; nothing that was confirmed may be lost."""
+    known = kinds(training=training)
+    if unknown := sorted(set(only or ()) - set(known)):
+        alone = "" if training else " without --training"
+        _say(f"no fault is called {', '.join(unknown)}{alone}; there are: {', '.join(known)}")
+        raise typer.Exit(2)
     options = Options(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         faults=faults,
@@ -86,6 +94,7 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         only=tuple(only or ()),
         rounds=rounds if one_at_a_time else 0,
         trainings=trainings if training else 0,
+        command=shlex.join([f"{_HERE.name}/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     )
     for name in ("aio_pika", "aiormq", "bridge.client"):  # outages are what this is about
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -97,6 +106,9 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     except KeyboardInterrupt:
         _say("interrupted; all parts are gone")
         raise typer.Exit(128 + signal.SIGINT) from None
+    except NoSuchFaultError as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(report.plain(outcome), option=orjson.OPT_INDENT_2))
     else:

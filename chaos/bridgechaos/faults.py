@@ -1,14 +1,14 @@
 """How each kind of fault is done. Each returns when its part is back, whatever happened.
 
-Enters: a planned fault, a running stack. `Scene.targets` says what each can befall; a kind that
-this machine or this stack cannot have is in `left_out`, with the reason.
+Enters: a planned fault, a running stack. Leaves: whether there was anything to hit.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import psutil
@@ -16,20 +16,25 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from bridgechaos.disk import filled
-from bridgechaos.plan import CHECKPOINTS, MODELS, Fault
+from bridgechaos.kinds import SERVERS
+from bridgechaos.plan import Fault
 from bridgechaos.servers import Pool
-from bridgechaos.stack import TRAINING, Part, Stack
-from bridgechaos.students import KINDS, hang, strike
+from bridgechaos.stack import Part, Stack
+from bridgechaos.students import hang, strike
 
-Poison = Callable[[], Awaitable[None]]
-Act = Callable[["Scene", Fault], Awaitable[None]]
+Poison = Callable[[], Awaitable[bool]]
+Act = Callable[["Scene", Fault], Awaitable[bool]]
+"""Returns whether there was anything to hit."""
 
-_SERVERS = ("rabbitmq", "redis", "triton")
 _NEW_CHILD_S = 120.0
 _DELAYS_S = (0.02, 0.3)
 _HALF_OPEN_LONGER = 3.0  # a kernel is patient: what waits for it to tell must be seen waiting
 _POLL_S = 0.1
 _TAKES_S = 20.0
+
+
+class NotBackError(Exception):
+    """A part did not come back by itself, as it has to."""
 
 
 class Scene:
@@ -47,47 +52,13 @@ class Scene:
         self.models = asyncio.Lock()
         self.checkpoints = asyncio.Lock()
 
-    def targets(self) -> dict[str, Sequence[str]]:
-        """By kind, what it can befall here."""
-        pools = list(self.stack.pools)
-        workers = [name for name in pools if name not in TRAINING]
-        everybody = [*_SERVERS, *pools]
-        links = list(self.stack.links)
-        found: dict[str, Sequence[str]] = {
-            "worker killed": workers,
-            "worker terminated": workers,
-            "pool killed": workers,
-            "pool terminated": workers,
-            **{f"{name} killed": [name] for name in _SERVERS},
-            "rabbitmq terminated": ["rabbitmq"],
-            "redis terminated": ["redis"],
-            "paused": everybody,
-            **dict.fromkeys(("cut", "delayed", "blackholed", "half-open"), links),
-            "redis full": ["redis"],
-            "slow model": [MODELS],
-            "crashing model": [MODELS],
-        }
-        if self.stack.school is None:
-            return found
-        found |= dict.fromkeys(KINDS, TRAINING)
-        disks = {"disk full": MODELS, "checkpoint disk full": CHECKPOINTS}
-        left_out = self.left_out()
-        return found | {kind: [it] for kind, it in disks.items() if kind not in left_out}
+    async def inject(self, fault: Fault) -> bool:
+        """Break, wait, and see to it that the part is back; False: there was nothing to hit.
 
-    def left_out(self) -> dict[str, str]:
-        """Kinds that cannot be had here, and why."""
-        school = self.stack.school
-        if school is None:
-            return {"disk full, and all of training": "nobody trains without --training"}
-        reasons = {
-            "disk full": self.stack.models.no_small_disk,
-            "checkpoint disk full": school.no_small_disk,
-        }
-        return {kind: reason for kind, reason in reasons.items() if reason}
-
-    async def inject(self, fault: Fault) -> None:
-        """Break, wait, and see to it that the part is back."""
-        await _ACTS[fault.kind](self, fault)
+        Raises:
+            NotBackError: it did not come back by itself.
+        """
+        return await _ACTS[fault.kind](self, fault)
 
     @asynccontextmanager
     async def holding(self, fault: Fault) -> AsyncIterator[Part]:
@@ -106,13 +77,14 @@ class Scene:
 def _end_main(number: signal.Signals) -> Act:
     """The main process gets a signal; after a while it is started again."""
 
-    async def act(scene: Scene, fault: Fault) -> None:
+    async def act(scene: Scene, fault: Fault) -> bool:
         async with scene.holding(fault) as part:
-            _signal(part.server.pid, number)
+            hit = _signal(part.server.pid, number)
             if number is signal.SIGTERM:
                 await _ended(part)
             await asyncio.sleep(fault.lasts_s)
             await part.revive()
+        return hit
 
     return act
 
@@ -127,37 +99,41 @@ async def _ended(part: Part) -> None:
 def _end_child(number: signal.Signals) -> Act:
     """A pool's worker process gets a signal; the pool itself starts another."""
 
-    async def act(scene: Scene, fault: Fault) -> None:
+    async def act(scene: Scene, fault: Fault) -> bool:
         async with scene.holding(fault) as part:
             pool = _pool(part)
-            before = pool.starts
-            for child in pool.children:
-                _signal(child.pid, number)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_NEW_CHILD_S):
-                    while pool.starts <= before and pool.process.running:
-                        await asyncio.sleep(_POLL_S)
+            before, pids = pool.starts, [child.pid for child in pool.children]
+            pool.killed.update(pids)
+            hit = [pid for pid in pids if _signal(pid, number)]
+            until = time.monotonic() + _NEW_CHILD_S
+            while hit and pool.starts <= before:
+                if not pool.process.running:
+                    raise NotBackError("the pool ended with its worker process")
+                if time.monotonic() > until:
+                    raise NotBackError(f"no new worker process within {_NEW_CHILD_S:.0f} s")
+                await asyncio.sleep(_POLL_S)
+        return bool(hit)
 
     return act
 
 
-async def _pause(scene: Scene, fault: Fault) -> None:
+async def _pause(scene: Scene, fault: Fault) -> bool:
     """SIGSTOP, and SIGCONT after a while: of a server's main process, or a pool's workers."""
     async with scene.holding(fault) as part:
         server = part.server
         pids = [child.pid for child in server.children] if isinstance(server, Pool) else []
         pids = pids or [server.process.pid or 0]
-        for pid in pids:
-            _signal(pid, signal.SIGSTOP)
+        hit = [pid for pid in pids if _signal(pid, signal.SIGSTOP)]
         try:
             await asyncio.sleep(fault.lasts_s)
         finally:
-            for pid in pids:
+            for pid in hit:
                 _signal(pid, signal.SIGCONT)
+    return bool(hit)
 
 
-async def _break_link(scene: Scene, fault: Fault) -> None:
-    """What is wrong with it is in the kind's name."""
+async def _break_link(scene: Scene, fault: Fault) -> bool:
+    """What is wrong with it is in the kind's name; it hits those who are connected, or come."""
     link = scene.stack.links[fault.target]
     least, most = _DELAYS_S
     async with scene.stack.link_locks[fault.target]:
@@ -168,11 +144,15 @@ async def _break_link(scene: Scene, fault: Fault) -> None:
             "half-open": link.half_open,
         }[fault.kind]
         longer = _HALF_OPEN_LONGER if fault.kind == "half-open" else 1.0
+        hit, came = link.connections, link.accepted
         async with broken():
             await asyncio.sleep(fault.lasts_s * longer)
+            if fault.kind != "half-open":  # new connections work then
+                hit += link.accepted - came
+    return hit > 0
 
 
-async def _fill_redis(scene: Scene, fault: Fault) -> None:
+async def _fill_redis(scene: Scene, fault: Fault) -> bool:
     """No write fits, until there is room again."""
     async with scene.holding(fault):
         await _allow(scene.stack.redis, "1")
@@ -180,6 +160,7 @@ async def _fill_redis(scene: Scene, fault: Fault) -> None:
             await asyncio.sleep(fault.lasts_s)
         finally:
             await _allow(scene.stack.redis, "0")
+    return True
 
 
 async def _allow(redis: Redis, maxmemory: str) -> None:
@@ -192,7 +173,7 @@ async def _allow(redis: Redis, maxmemory: str) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _slow_model(scene: Scene, fault: Fault) -> None:
+async def _slow_model(scene: Scene, fault: Fault) -> bool:
     """Each request takes a fifth of a second."""
     async with scene.models:
         slow = scene.stack.models.slow_file
@@ -201,47 +182,52 @@ async def _slow_model(scene: Scene, fault: Fault) -> None:
             await asyncio.sleep(fault.lasts_s)
         finally:
             slow.unlink()
+    return True
 
 
-async def _crash_model(scene: Scene, fault: Fault) -> None:
+async def _crash_model(scene: Scene, fault: Fault) -> bool:
     """Somebody sends an input that kills the model's process, among everybody else's.
 
     Triton does not start that process again: as with a liveness probe, Triton is restarted then.
     """
     async with scene.models:
-        await scene.poison()
+        hit = await scene.poison()
         await asyncio.sleep(fault.lasts_s)
         while scene.stack.sick_since is not None:
             await asyncio.sleep(_POLL_S)
+    return hit
 
 
-async def _fill_disk(scene: Scene, fault: Fault) -> None:
+async def _fill_disk(scene: Scene, fault: Fault) -> bool:
     """Nothing can be written to the model repository."""
     async with scene.models, filled(scene.stack.models.repository):
         await asyncio.sleep(fault.lasts_s)
+    return True
 
 
-async def _fill_checkpoints(scene: Scene, fault: Fault) -> None:
+async def _fill_checkpoints(scene: Scene, fault: Fault) -> bool:
     """Nothing can be written where trainings are saved."""
     school = scene.stack.school
-    if school is not None:
-        async with scene.checkpoints, filled(school.checkpoints):
-            await asyncio.sleep(fault.lasts_s)
+    if school is None:
+        return False
+    async with scene.checkpoints, filled(school.checkpoints):
+        await asyncio.sleep(fault.lasts_s)
+    return True
 
 
 def _strike(number: signal.Signals) -> Act:
     """A training process gets a signal, and its worker does not."""
 
-    async def act(scene: Scene, fault: Fault) -> None:
+    async def act(scene: Scene, fault: Fault) -> bool:
         async with scene.holding(fault) as part:
-            await strike(scene.stack, _pool(part), fault, number)
+            return await strike(scene.stack, _pool(part), fault, number)
 
     return act
 
 
-async def _hang(scene: Scene, fault: Fault) -> None:
+async def _hang(scene: Scene, fault: Fault) -> bool:
     async with scene.holding(fault) as part:
-        await hang(scene.stack, _pool(part), fault)
+        return await hang(scene.stack, _pool(part), fault)
 
 
 def _pool(part: Part) -> Pool:
@@ -250,20 +236,21 @@ def _pool(part: Part) -> Pool:
     return part.server
 
 
-def _signal(pid: int | None, number: signal.Signals) -> None:
+def _signal(pid: int | None, number: signal.Signals) -> bool:
+    """Whether there was such a process."""
     # Only of our own children, whose ids cannot be reused before they are waited for, and of
     # theirs: a process that has gone meanwhile is what was wanted.
     with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
         if pid:
             os.kill(pid, number)
+            return True
+    return False
 
 
 _ACTS: Mapping[str, Act] = {
     **dict.fromkeys(("worker killed", "training killed"), _end_child(signal.SIGKILL)),
     **dict.fromkeys(("worker terminated", "training terminated"), _end_child(signal.SIGTERM)),
-    **{
-        f"{name} killed": _end_main(signal.SIGKILL) for name in (*_SERVERS, "pool", "training pool")
-    },
+    **{f"{name} killed": _end_main(signal.SIGKILL) for name in (*SERVERS, "pool", "training pool")},
     **{f"{name} terminated": _end_main(signal.SIGTERM) for name in ("rabbitmq", "redis", "pool")},
     "paused": _pause,
     **dict.fromkeys(("cut", "delayed", "blackholed", "half-open"), _break_link),

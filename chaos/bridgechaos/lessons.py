@@ -29,6 +29,7 @@ SLICES = {
 }
 """Variables of training workers: as much happens in seconds as otherwise in hours."""
 
+SLICE_S = float(SLICES["BRIDGE_TRAINING_SLICE_S"])
 LEASE_S = float(SLICES["BRIDGE_TRAINING_LEASE_S"])
 
 

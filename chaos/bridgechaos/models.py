@@ -82,7 +82,9 @@ class Models:
         (version / "places.txt").write_text(f"{self._diary}\n{self.slow_file}\n")
         path = str(version / "model.onnx")
         onnx.save(_model(seed), path)
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # others would spin, on the cores of what is tried
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def rows(serials: Sequence[int], wish: float = 0.0) -> Array:

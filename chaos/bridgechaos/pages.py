@@ -3,13 +3,13 @@
 import os
 import platform
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 
+from bridgechaos.outcome import Outcome
 from bridgechaos.report import counts, fault_columns, fault_rows
-from bridgechaos.session import Outcome
 
 _WRITTEN = "written by `make chaos`"
 TOGETHER = (f"<!-- begin: {_WRITTEN} -->", f"<!-- end: {_WRITTEN} -->")
@@ -24,17 +24,8 @@ def publish(outcome: Outcome, page: Path) -> None:
 
 def render(outcome: Outcome) -> str:
     """The run as Markdown."""
-    options = outcome.options
-    begun = datetime.now(UTC).strftime("%Y-%m-%d")
-    verdict = "The ledger balances." if outcome.good else "**The ledger does not balance.**"
-    alone = ", one at a time," if options.rounds else ""
-    tasks = outcome.balance.submitted if options.rounds else options.tasks
-    heading = (
-        f"{begun}: {len(outcome.hits)} faults{alone} over {tasks:,} tasks, seed {options.seed}, on"
-        f" {_machine()}; servers, workers and producers share the machine. {verdict}"
-    )
     lines = [
-        heading,
+        _heading(outcome),
         "",
         *_grid(fault_columns(outcome), fault_rows(outcome)),
         "",
@@ -43,6 +34,26 @@ def render(outcome: Outcome) -> str:
     if outcome.troubles:
         lines += ["", *(f"- {trouble}" for trouble in outcome.troubles)]
     return "\n".join(lines)
+
+
+def _heading(outcome: Outcome) -> str:
+    """What was run, where, and what came of it."""
+    options = outcome.options
+    begun = datetime.now(UTC) - timedelta(seconds=outcome.took_s)
+    command = f"`{options.command}`, " if options.command else ""
+    if options.rounds:
+        faults = f"{len(outcome.hits)} faults, one at a time, over {outcome.balance.submitted:,}"
+        load = ""
+    else:
+        faults = f"{len(outcome.hits)} faults over {options.tasks:,}"
+        load = f" in {options.load_s / 60:.3g} minutes"
+    verdict = "The ledger balances." if outcome.good else "**The ledger does not balance.**"
+    return (
+        f"{command}begun {begun:%Y-%m-%d %H:%M} UTC: {faults} tasks{load}, seed {options.seed}, on "
+        f"{_machine()}; servers, workers and producers share the machine. A part stayed broken for "
+        f"up to {options.longest_s:g} s; at the end all had {options.settle_s:g} s to end in. "
+        f"{verdict}"
+    )
 
 
 def inserted(page: str, text: str, marks: tuple[str, str]) -> str:

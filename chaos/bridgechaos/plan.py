@@ -12,12 +12,6 @@ from dataclasses import dataclass
 # The first faults find everything at work.
 _QUIET_S = 1.5
 
-MODELS = "models"
-"""The target of what is wrong with models."""
-
-CHECKPOINTS = "checkpoints"
-"""The target of what is wrong with the disk of checkpoints."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -46,7 +40,12 @@ def draw(
         count: of faults.
         within_s: seconds in which all begin.
         longest_s: for how long a part is left broken, at most.
+
+    Raises:
+        ValueError: there is nothing to break.
     """
+    if count and not targets:
+        raise ValueError("there is nothing to break")
     dice = random.Random(seed)  # noqa: S311 - repeatable on purpose
     kinds: list[str] = []
     while len(kinds) < count:

@@ -102,11 +102,13 @@ class Probes:
             self._book.confirm(entry)
         return entry
 
-    async def poison(self) -> None:
-        """An input that kills its model, submitted for sure if RabbitMQ comes back."""
+    async def poison(self) -> bool:
+        """An input that kills its model; False: RabbitMQ did not come back to take it."""
         until = time.monotonic() + _RECOVERED_S
-        while not (await self.submit(Want.CRASH)).confirmed and time.monotonic() < until:
-            pass
+        while time.monotonic() < until:
+            if (await self.submit(Want.CRASH)).confirmed:
+                return True
+        return False
 
     async def _one_succeeded(self, sent: list[Entry]) -> bool:
         try:

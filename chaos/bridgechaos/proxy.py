@@ -55,6 +55,8 @@ class Link:
         """
         self.name = name
         self.port = free_ports(1)[0]
+        self.accepted = 0
+        """Connections so far."""
         self._upstream_port = upstream_port
         self._server: asyncio.Server | None = None
         self._pipes: set[_Pipe] = set()
@@ -136,6 +138,7 @@ class Link:
             pipe.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         await self._flows.wait()
         try:
             far_reader, far = await asyncio.open_connection(

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bridgechaos.session import Hit, Outcome
+from bridgechaos.outcome import Hit, Outcome
 
 
 def counts(outcome: Outcome) -> dict[str, int | float]:
     """The figures of a run, by their names for a person."""
     found = outcome.balance
     return {
+        "faults that hit nobody": sum(hit.nobody for hit in outcome.hits),
         "tasks submitted and confirmed": found.submitted,
         "succeeded": found.succeeded,
         "failed as deserved": found.deserved,
@@ -36,7 +37,8 @@ def counts(outcome: Outcome) -> dict[str, int | float]:
         **(_of_trainings(outcome) if outcome.options.trainings else {}),
         "submissions that hung": outcome.hung,
         "callers never told of a result": outcome.deaf,
-        "parts that ended by themselves": len(outcome.unexpected),
+        "parts and worker processes that ended by themselves": len(outcome.unexpected),
+        "parts that did not come back by themselves": len(outcome.not_back),
         "zombies": len(outcome.zombies),
         "most growth of a worker, MB": round(outcome.growth_mb, 1),
         "longest stall with all parts up, s": round(outcome.stall_s, 1),
@@ -59,20 +61,29 @@ def _of_trainings(outcome: Outcome) -> dict[str, int]:
 
 
 def recoveries(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """By kind: how often, and seconds until a probe succeeded; None: it never did."""
+    """By kind: how often, and seconds until a probe succeeded; None: it never did.
+
+    Where there was nobody to hit, nobody recovered: such faults are counted, and no more.
+    """
     by_kind: dict[str, list[Hit]] = defaultdict(list)
     for hit in outcome.hits:
         by_kind[hit.fault.kind].append(hit)
     found: dict[str, dict[str, Any]] = {}
-    for kind, hits in sorted(by_kind.items()):
-        slowest = max(hits, key=lambda hit: math.inf if hit.recovery_s is None else hit.recovery_s)
+    for kind, all_of_them in sorted(by_kind.items()):
+        hits = [hit for hit in all_of_them if not hit.nobody]
+        slowest = max(hits, key=_recovery_s, default=None)
         found[kind] = {
-            "count": len(hits),
+            "count": len(all_of_them),
+            "nobody": len(all_of_them) - len(hits),
             **_spread("", [hit.recovery_s for hit in hits]),
-            "slowest": slowest.fault.target,
+            "slowest": "" if slowest is None else slowest.fault.target,
             **_spread("ended_", [hit.ended_s for hit in hits]),
         }
     return found
+
+
+def _recovery_s(hit: Hit) -> float:
+    return math.inf if hit.recovery_s is None else hit.recovery_s
 
 
 def _spread(name: str, found: list[float | None]) -> dict[str, float | None]:
@@ -80,7 +91,7 @@ def _spread(name: str, found: list[float | None]) -> dict[str, float | None]:
     there = [it for it in found if it is not None]
     return {
         f"{name}median_s": round(statistics.median(there), 2) if there else None,
-        f"{name}max_s": round(max(there), 2) if len(there) == len(found) else None,
+        f"{name}max_s": round(max(there), 2) if there and len(there) == len(found) else None,
     }
 
 
@@ -97,6 +108,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         "wrong": found.faults,
         "troubles": outcome.troubles,
         "schedule": [str(hit.fault) for hit in outcome.hits],
+        "hit_nobody": [str(hit.fault) for hit in outcome.hits if hit.nobody],
     }
 
 
@@ -130,7 +142,7 @@ def show(outcome: Outcome, console: Console) -> None:
 def fault_columns(outcome: Outcome) -> list[str]:
     """What `fault_rows` gives."""
     alone = ["of", "all ended, median s", "max s"] if outcome.options.rounds else []
-    return ["fault", "count", "recovery, median s", "max s", *alone]
+    return ["fault", "count", "of these, hit nobody", "recovery, median s", "max s", *alone]
 
 
 def fault_rows(outcome: Outcome) -> list[list[str]]:
@@ -138,13 +150,14 @@ def fault_rows(outcome: Outcome) -> list[list[str]]:
     columns = len(fault_columns(outcome))
     rows = []
     for kind, it in recoveries(outcome).items():
-        told = [_seconds(it["median_s"]), _seconds(it["max_s"]), it["slowest"]]
-        late = [_seconds(it["ended_median_s"]), _seconds(it["ended_max_s"])]
-        rows.append([kind, str(it["count"]), *told, *late])
+        never = "never" if it["count"] > it["nobody"] else "-"
+        seconds = {
+            key: never if it[key] is None else f"{it[key]:.2f}"
+            for key in ("median_s", "max_s", "ended_median_s", "ended_max_s")
+        }
+        told = [seconds["median_s"], seconds["max_s"], it["slowest"]]
+        late = [seconds["ended_median_s"], seconds["ended_max_s"]]
+        rows.append([kind, str(it["count"]), str(it["nobody"]), *told, *late])
     for kind, why in outcome.left_out.items():
-        rows.append([f"LEFT OUT: {kind} ({why})", "0", *[""] * 5])
+        rows.append([f"LEFT OUT: {kind} ({why})", "0", *[""] * 6])
     return [row[:columns] for row in rows]
-
-
-def _seconds(value: float | None) -> str:
-    return "never" if value is None else f"{value:.2f}"

@@ -1,16 +1,23 @@
 """The parts' servers: those of the bridge, with what an examiner needs beside."""
 
 import asyncio
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
 
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
 from bridge.embedded.redis import RedisServer
-from bridge.embedded.workers import WorkerPool
+from bridge.embedded.state import StateFolder
+from bridge.embedded.workers import WorkerKind, WorkerPool
 
 BROKER = "bridge.broker:broker"
 _CTL_S = 60.0
+_TOLD = re.compile(
+    rb"(?:Started process|Process) worker-\d+ (?:restarted )?with pid (?P<pid>\d+)"
+    rb"|(?P<listens>Listening started\.)|(?P<dead>is dead\. Scheduling reload\.)"
+)
 
 
 class Rabbit(RabbitMQServer):
@@ -64,9 +71,15 @@ class DurableRedis(RedisServer):
 
 
 class Pool(WorkerPool):
-    """A worker pool that may serve another module's broker."""
+    """A worker pool of one process that may serve another module's broker."""
 
     broker = BROKER
+
+    def __init__(self, state: StateFolder, kind: WorkerKind, variables: Mapping[str, str]) -> None:
+        """As `WorkerPool`."""
+        super().__init__(state, kind, 1, variables)
+        self.killed: set[int] = set()
+        """Ids of its worker processes that were ended on purpose."""
 
     def _command(self) -> list[str]:
         return [self.broker if part == BROKER else part for part in super()._command()]
@@ -84,6 +97,31 @@ class Pool(WorkerPool):
     def starts(self) -> int:
         """How often one of its processes has begun to listen."""
         return self.process.log_since_start().count(b"Listening started.")
+
+    def died(self) -> list[int]:
+        """Ids of worker processes that ended though nobody ended them, since its first start."""
+        return died_by_themselves(self.process.log_path.read_bytes(), self.killed)
+
+
+def died_by_themselves(log: bytes, killed: Collection[int]) -> list[int]:
+    """Ids of processes that had begun to listen, and are dead.
+
+    One that dies before that may do so because what it needs is away.
+
+    Args:
+        log: of a pool of one process.
+        killed: ids of those that were ended on purpose.
+    """
+    found: list[int] = []
+    pid, listens = 0, False
+    for line in _TOLD.finditer(log):
+        if line["pid"]:
+            pid, listens = int(line["pid"]), False
+        elif line["listens"]:
+            listens = True
+        elif listens and pid not in killed:
+            found.append(pid)
+    return found
 
 
 def _is_worker(process: psutil.Process) -> bool:

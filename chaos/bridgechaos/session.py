@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
@@ -17,9 +16,11 @@ from bridge.client import BridgeClient
 from bridge.settings import Settings
 from bridgechaos import audit
 from bridgechaos.book import Book
-from bridgechaos.faults import Scene
-from bridgechaos.ledger import Balance, balance
+from bridgechaos.faults import NotBackError, Scene
+from bridgechaos.kinds import left_out, targets
+from bridgechaos.ledger import balance
 from bridgechaos.mailer import Mailer
+from bridgechaos.outcome import Hit, Options, Outcome
 from bridgechaos.plan import Fault, draw, draw_each
 from bridgechaos.probes import Probes
 from bridgechaos.producers import Listener, Load
@@ -33,81 +34,6 @@ _LANES = 6
 _FAULTS_WITHIN = 0.85  # of the time of the load: the last ones are recovered from under load
 _BETWEEN_S = 1.0
 _LAST_WORDS_S = 3.0
-_MOST_GROWTH_MB = 150.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run is."""
-
-    seed: int
-    faults: int
-    tasks: int
-    per_s: float
-    longest_s: float
-    """For how long a part is left broken, at most."""
-    settle_s: float
-    """How long the end of everything may take, once all parts are back."""
-    only: tuple[str, ...] = ()
-    """Kinds of faults; empty: all."""
-    rounds: int = 0
-    """0: `faults` of them at drawn times, over `tasks`. Else each kind on each of its targets, one
-    at a time and so often, while tasks come."""
-    trainings: int = 0
-    """How many, over the time of the load; only of a stack that has training workers."""
-    pauses: bool = True
-    """Some of these are paused, after which a message waits for a minute."""
-
-
-@dataclass(slots=True)
-class Hit:
-    """One fault that was done."""
-
-    fault: Fault
-    recovery_s: float | None
-    """From when its part was back until a probe succeeded; None: none did."""
-    ended_s: float | None = None
-    """From then until all had ended that was submitted before; only of faults one at a time."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run found."""
-
-    options: Options
-    balance: Balance = field(default_factory=Balance)
-    hits: list[Hit] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Kinds that could not be had, and why."""
-    took_s: float = 0.0
-    settled_s: float = 0.0
-    stall_s: float = 0.0
-    growth_mb: float = 0.0
-    hung: int = 0
-    """Submissions of our client that did not end in time."""
-    deaf: int = 0
-    """Callers who waited for a result that was there, and were not told."""
-    zombies: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    """Parts that ended although nobody broke them."""
-    harness: list[str] = field(default_factory=list)
-    """What went wrong in the harness itself: then nothing is proven."""
-
-    @property
-    def troubles(self) -> list[str]:
-        """Everything for which the run fails, beside the ledger."""
-        found = [f"harness: {text}" for text in self.harness]
-        found += [f"zombie: {text}" for text in self.zombies]
-        found += [f"unexpected: {text}" for text in self.unexpected]
-        found += [f"no recovery from {hit.fault}" for hit in self.hits if hit.recovery_s is None]
-        if self.growth_mb > _MOST_GROWTH_MB:
-            found.append(f"a worker grew by {self.growth_mb:.0f} MB")
-        return found
-
-    @property
-    def good(self) -> bool:
-        """The ledger balances, and nothing else is wrong."""
-        return self.balance.balanced and not self.troubles
 
 
 class _Run:
@@ -121,6 +47,9 @@ class _Run:
         self._options = options
         self._say = say
         self._ended = 0  # so many of the book's entries are known to have ended
+        self._targets = targets(stack, options.only)
+        self.outcome.left_out = left_out(stack)
+        self._died: dict[str, int] = {}  # so many of a pool's processes had died before
 
     async def go(self, settings: Settings) -> Outcome:
         begun = time.monotonic()
@@ -130,6 +59,7 @@ class _Run:
             self._say("  training once undisturbed, for the metrics")
             await stack.school.rehearse()
         stack.unexpected.clear()
+        self._died = {name: len(pool.died()) for name, pool in stack.pools.items()}
         load = Load(self.book, Listener(stack.models), options.seed, options.tasks, options.per_s)
         async with AsyncExitStack() as exits:
             clients = [
@@ -145,7 +75,6 @@ class _Run:
                 self.book, stack.models, direct, stack.redis, clients[0] if options.rounds else None
             )
             scene = Scene(stack, probes.poison)
-            self.outcome.left_out = scene.left_out()
             trainers = self._trainers(load)
             await asyncio.gather(
                 load.run(clients, mailers, _LANES),
@@ -155,8 +84,9 @@ class _Run:
             await self._heal()
             freed = await self._settle()
             self.outcome.deaf = await load.listener.stop(_LAST_WORDS_S)
-            if watching.done():
-                self.outcome.harness.append(f"the watch ended: {watching.exception()!r}")
+            for name, task in {"the watch": watching, **stack.helpers}.items():
+                if task.done():
+                    self.outcome.harness.append(f"{name} ended: {_why(task)}")
         await self._judge(load, freed)
         for trainer in trainers:
             self.outcome.hung += trainer.hung
@@ -175,45 +105,42 @@ class _Run:
         self, trainers: Trainers, clients: list[BridgeClient], mailers: list[Mailer]
     ) -> None:
         options = self._options
-        within_s = 0.0 if options.rounds else options.tasks / options.per_s
+        within_s = 0.0 if options.rounds else options.load_s
         await trainers.run(clients, mailers, options.trainings, within_s, pauses=options.pauses)
 
     async def _break(self, scene: Scene, probes: Probes, load: Load) -> None:
-        targets = scene.targets()
-        if self._options.only:
-            targets = {kind: it for kind, it in targets.items() if kind in self._options.only}
-        if self._options.rounds:
+        options, found = self._options, self._targets
+        if options.rounds:
             begun = time.monotonic()
-            options = self._options
-            for fault in draw_each(options.seed, targets, options.rounds, options.longest_s):
+            for fault in draw_each(options.seed, found, options.rounds, options.longest_s):
                 await asyncio.sleep(_BETWEEN_S)
                 await self._hit(scene, probes, fault, begun)
             load.stop()
             return
-        load_s = self._options.tasks / self._options.per_s
-        plan = draw(
-            self._options.seed,
-            targets,
-            self._options.faults,
-            load_s * _FAULTS_WITHIN,
-            self._options.longest_s,
-        )
+        within_s = options.load_s * _FAULTS_WITHIN
+        plan = draw(options.seed, found, options.faults, within_s, options.longest_s)
         begun = time.monotonic()
         await asyncio.gather(*(self._hit(scene, probes, fault, begun) for fault in plan))
 
     async def _hit(self, scene: Scene, probes: Probes, fault: Fault, begun: float) -> None:
         await asyncio.sleep(max(0.0, begun + fault.at_s - time.monotonic()))
-        self.watch.broken[fault.number] = f"{fault.kind} ({fault.target})"
-        self._say(f"  {time.monotonic() - begun:5.1f} s: {fault.kind} ({fault.target})")
+        name = f"{fault.kind} ({fault.target})"
+        self.watch.broken[fault.number] = name
+        self._say(f"  {time.monotonic() - begun:5.1f} s: {name}")
+        nobody = False
         try:
-            await scene.inject(fault)
+            nobody = not await scene.inject(fault)
+        except NotBackError as error:
+            self.outcome.not_back.append(f"{fault}: {error}")
         except Exception as error:  # noqa: BLE001 - a fault that fails must not hide the others
             self.outcome.harness.append(f"{fault}: {error!r}")
+            nobody = True
         finally:
             del self.watch.broken[fault.number]
-            self._say(f"  {time.monotonic() - begun:5.1f} s: over: {fault.kind} ({fault.target})")
+            said = "over, hit nobody" if nobody else "over"
+            self._say(f"  {time.monotonic() - begun:5.1f} s: {said}: {name}")
         back, entries = time.monotonic(), len(self.book.entries)
-        hit = Hit(fault, await probes.recovery_s())
+        hit = Hit(fault, await probes.recovery_s(), nobody=nobody)
         self.outcome.hits.append(hit)
         if self._options.rounds:
             due = self.book.entries[self._ended : entries]
@@ -259,6 +186,9 @@ class _Run:
         outcome.stall_s, outcome.growth_mb = self.watch.stall_s, self.watch.growth_mb
         outcome.hung = load.hung
         outcome.unexpected = list(stack.unexpected)
+        for name, pool in stack.pools.items():
+            ids = pool.died()[self._died[name] :]
+            outcome.unexpected += [f"{name}: its worker process {pid} died" for pid in ids]
         outcome.harness += load.odd + load.listener.odd
         stack.serials = self.book.next_serial
 
@@ -273,6 +203,9 @@ async def run_once(
         settings: the producers'.
         options: of the run.
         say: takes lines of progress.
+
+    Raises:
+        NoSuchFaultError: a kind of `options.only` cannot be had.
     """
     return await _Run(stack, options, say).go(settings)
 
@@ -280,3 +213,7 @@ async def run_once(
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _why(task: asyncio.Task[None]) -> str:
+    return "cancelled" if task.cancelled() else repr(task.exception())

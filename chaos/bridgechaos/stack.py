@@ -101,6 +101,8 @@ class Stack:
         """Parts that ended although nobody broke them."""
         self.sick_since: float | None = None
         """When a model was first found dead in a Triton that runs."""
+        self.helpers: dict[str, asyncio.Task[None]] = {}
+        """Who looks after it, as long as it runs."""
         self.serials = 1
         """Rows numbered so far, over all runs on this stack."""
         self._state = state
@@ -178,7 +180,7 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **more,
         }
-        pool = Pool(self._state, kind, 1, variables)
+        pool = Pool(self._state, kind, variables)
         pool.broker = broker
         self.parts[name] = Part(name, pool)
 
@@ -269,17 +271,21 @@ async def open_stack(
             await asyncio.gather(*(server.start() for server in stack.servers[:3]))
             await asyncio.gather(*(server.start() for server in stack.servers[3:]))
             await asyncio.sleep(_DECLARED_S)
-            async with _running(stack.supervise()), _running(stack.repair()):
+            async with _looked_after(stack):
                 yield stack, settings
         finally:  # nothing of theirs is kept: no need to ask them to end in order
             await asyncio.gather(*(server.kill() for server in stack.servers))
 
 
 @asynccontextmanager
-async def _running(work: object) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+async def _looked_after(stack: Stack) -> AsyncIterator[None]:
+    stack.helpers = {
+        "the supervisor": asyncio.create_task(stack.supervise()),
+        "who reloads crashed models": asyncio.create_task(stack.repair()),
+    }
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in stack.helpers.values():
+            task.cancel()
+        await asyncio.gather(*stack.helpers.values(), return_exceptions=True)

@@ -1,6 +1,6 @@
 """Training processes: who they are, and what befalls them and their workers.
 
-Each act returns when all is running again that it stopped.
+Each act returns when all is running again that it stopped: whether it hit anybody.
 """
 
 import asyncio
@@ -12,18 +12,10 @@ import psutil
 
 from bridge.embedded.leftovers import find_processes
 from bridge.training.child import BUSY
-from bridgechaos.lessons import LEASE_S
+from bridgechaos.lessons import LEASE_S, SLICE_S
 from bridgechaos.plan import Fault
 from bridgechaos.servers import Pool
 from bridgechaos.stack import Stack
-
-KINDS = (
-    *("training killed", "training terminated"),
-    *("training pool killed", "training pool terminated"),
-    *("training process killed", "training process paused"),
-    "training paused past its lease",
-)
-"""What befalls training workers alone."""
 
 _POLL_S = 0.1
 _COMES_S = 20.0
@@ -56,42 +48,48 @@ def students(stack: Stack, of: int | None = None) -> list[psutil.Process]:
     return found
 
 
-async def strike(stack: Stack, pool: Pool, fault: Fault, number: signal.Signals) -> None:
-    """Send a signal to a training process, as soon as there is one; its worker gets none."""
-    found: list[psutil.Process] = []
+async def strike(stack: Stack, pool: Pool, fault: Fault, number: signal.Signals) -> bool:
+    """Send a signal to a training process, as soon as there is one; its worker gets none.
+
+    Anywhere between its start and the end of its slice; where nothing is trained, nothing is hit.
+    """
     for _ in range(int(_COMES_S / _POLL_S)):
-        found = students(stack, pool.pid)
-        if found:
+        if students(stack, pool.pid):
             break
         await asyncio.sleep(_POLL_S)
-    # Anywhere between its start and its end; where nothing is trained, nothing is hit.
-    await asyncio.sleep(fault.severity * 2 * fault.lasts_s)
+    await asyncio.sleep(fault.severity * SLICE_S)
+    found = students(stack, pool.pid)  # perhaps already its successor
     if number is signal.SIGKILL:
-        _tell(found, number)
-        return
-    async with _stopped(found):
-        await asyncio.sleep(fault.lasts_s)
+        return bool(_told(found, number))
+    async with _stopped(found) as hit:
+        await asyncio.sleep(fault.lasts_s if hit else 0.0)
+    return bool(hit)
 
 
-async def hang(stack: Stack, pool: Pool, fault: Fault) -> None:
+async def hang(stack: Stack, pool: Pool, fault: Fault) -> bool:
     """Stop a worker for longer than its lease; and what it trains, every other time."""
     found = [*pool.children, *(students(stack, pool.pid) if fault.severity < _TOGETHER else ())]
-    async with _stopped(found):
-        await asyncio.sleep(_TOO_LONG * LEASE_S + fault.lasts_s)
+    async with _stopped(found) as hit:
+        await asyncio.sleep(_TOO_LONG * LEASE_S + fault.lasts_s if hit else 0.0)
+    return bool(hit)
 
 
 @asynccontextmanager
-async def _stopped(processes: list[psutil.Process]) -> AsyncIterator[None]:
-    _tell(processes, signal.SIGSTOP)
+async def _stopped(processes: list[psutil.Process]) -> AsyncIterator[list[psutil.Process]]:
+    hit = _told(processes, signal.SIGSTOP)
     try:
-        yield
+        yield hit
     finally:
-        _tell(processes, signal.SIGCONT)
+        _told(hit, signal.SIGCONT)
 
 
-def _tell(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+def _told(processes: Iterable[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
+    """Those that were there to get the signal."""
+    found = []
     for process in processes:
         try:
             process.send_signal(number)  # never to another one that has its id now
         except psutil.NoSuchProcess:
             continue
+        found.append(process)
+    return found

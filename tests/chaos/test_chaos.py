@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from bridgechaos.outcome import Options
 from bridgechaos.report import errors_by_class
-from bridgechaos.session import Options, run_once
+from bridgechaos.session import run_once
 from bridgechaos.stack import open_stack
 
 SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1,2,5").split(",")]

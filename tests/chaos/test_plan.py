@@ -1,5 +1,6 @@
 """The schedule follows from the seed."""
 
+import pytest
 from bridgechaos.plan import draw, draw_each
 
 TARGETS = {"cut": ["one", "two"], "killed": ["three"], "paused": ["four"]}
@@ -25,3 +26,9 @@ def test_one_at_a_time_each_kind_comes_on_each_target_in_each_round():
     assert sorted(pairs[:4]) == sorted(pairs[4:]) == every
     assert plan == draw_each(1, TARGETS, 2, 3)
     assert len({fault.number for fault in plan}) == 8
+
+
+def test_where_nothing_can_break_no_fault_is_drawn():
+    with pytest.raises(ValueError, match="nothing to break"):
+        draw(1, {}, 1, 20, 3)
+    assert draw(1, {}, 0, 20, 3) == []
