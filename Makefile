@@ -64,8 +64,8 @@ $(GPU_INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 	scripts/ensure-libpython $(GPU_VENV)/bin/python
 	touch $@
 
-# Without ARGS a short run, for about a minute. The long form, for hours, into docs/chaos.md:
-# make chaos ARGS="--faults 1000 --tasks 200000 --longest-s 10 --publish"
+# Without ARGS a short run, for about a minute. The long form, an hour and a half, into docs/chaos.md:
+# make chaos ARGS="--faults 1000 --tasks 200000 --minutes 75 --longest-s 4 --settle-s 90 --publish"
 chaos: $(INSTALLED)  ## Break everything under load; no task may be lost; ARGS="--seed 7"
 	$(BIN)/python -P chaos/run.py $(ARGS)
 
