@@ -194,6 +194,8 @@ async def _crash_model(scene: Scene, fault: Fault) -> bool:
         hit = await scene.poison()
         await asyncio.sleep(fault.lasts_s)
         while scene.stack.sick_since is not None:
+            if scene.stack.helpers_ended:
+                raise RuntimeError("the model is dead, and nobody restarts Triton")
             await asyncio.sleep(_POLL_S)
     return hit
 

@@ -24,7 +24,7 @@ from bridgechaos.outcome import Hit, Options, Outcome
 from bridgechaos.plan import Fault, draw, draw_each
 from bridgechaos.probes import Probes
 from bridgechaos.producers import Listener, Load
-from bridgechaos.stack import Stack
+from bridgechaos.stack import Stack, why_ended
 from bridgechaos.trainers import Trainers
 from bridgechaos.watch import Watch, zombies
 
@@ -84,9 +84,10 @@ class _Run:
             await self._heal()
             freed = await self._settle()
             self.outcome.deaf = await load.listener.stop(_LAST_WORDS_S)
-            for name, task in {"the watch": watching, **stack.helpers}.items():
-                if task.done():
-                    self.outcome.harness.append(f"{name} ended: {_why(task)}")
+            gone = stack.helpers_ended | (
+                {"the watch": why_ended(watching)} if watching.done() else {}
+            )
+            self.outcome.harness += [f"{name} ended: {why}" for name, why in gone.items()]
         await self._judge(load, freed)
         for trainer in trainers:
             self.outcome.hung += trainer.hung
@@ -213,7 +214,3 @@ async def run_once(
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def _why(task: asyncio.Task[None]) -> str:
-    return "cancelled" if task.cancelled() else repr(task.exception())

@@ -72,6 +72,11 @@ class Part:
                 return
 
 
+def why_ended(task: asyncio.Task[None]) -> str:
+    """Why a task that should not end has ended."""
+    return "cancelled" if task.cancelled() else repr(task.exception())
+
+
 class Stack:
     """Parts by name, links by name, and direct ways to them that never break."""
 
@@ -118,6 +123,11 @@ class Stack:
         """The worker pools by name."""
         found = {name: part.server for name, part in self.parts.items()}
         return {name: server for name, server in found.items() if isinstance(server, Pool)}
+
+    @property
+    def helpers_ended(self) -> dict[str, str]:
+        """Those who do not look after it any more, and why."""
+        return {name: why_ended(task) for name, task in self.helpers.items() if task.done()}
 
     @property
     def servers(self) -> list[Server]:
