@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=project / "build" / "images")
     options = parser.parse_args()
     targets = options.targets or list(ORDER)
+    if others := sorted(set(targets) - set(ORDER)):  # there is nothing to run in them
+        parser.error(f"no image is called {', '.join(others)}; there are {', '.join(ORDER)}")
     if lacking := missing_tools():
         print(f"this machine lacks {', '.join(lacking)}", file=sys.stderr)
         return _NO_TOOLS

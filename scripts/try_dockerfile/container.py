@@ -24,6 +24,12 @@ class TrialError(Exception):
     """An image does not do what it is for."""
 
 
+def good_codes(stop_signal: str) -> set[int]:
+    """Exit codes of a program that was stopped by its signal, and came to its end in order."""
+    # Python that Ctrl-C ends says so; who ends by SIGTERM has not heard it.
+    return {0, 128 + signal.SIGINT} if stop_signal == "SIGINT" else {0}
+
+
 class Container:
     """`async with Container(...)`: runs, healthy, and not as root.
 
@@ -35,6 +41,9 @@ class Container:
         volumes: folder of this machine by path in the container; each becomes the property of the
             owner of what it covers, as a new volume does.
         log: where its output goes.
+
+    Raises:
+        TrialError: it does not become healthy, runs as root, or ends in another way than it should.
     """
 
     def __init__(  # noqa: PLR0913 - what a container is made of
@@ -75,7 +84,7 @@ class Container:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         process = self._alive()
         started = time.perf_counter()
         self._first().send_signal(signal.Signals[self._image.stop_signal])
@@ -85,6 +94,11 @@ class Container:
             process.kill()
             raise TrialError(f"{self.name} did not stop in {STOPPED_S:.0f} s") from None
         self.stopped_s = time.perf_counter() - started
+        if kind is None and self.exit_code not in good_codes(self._image.stop_signal):
+            raise TrialError(
+                f"{self.name} ended with exit code {self.exit_code} at {self._image.stop_signal}:\n"
+                f"{self.tail()}"
+            )
 
     def tail(self) -> str:
         """The end of its log."""
