@@ -43,7 +43,8 @@ _LIMIT = (
     "BRIDGE_PAYLOAD_URL is set, large tensors go beside their message."
 )
 _SHARED = "Worker processes beyond the number of cores share them with RabbitMQ, Redis and Triton."
-Series = dict[str, dict[int, list[float]]]
+Series = dict[str, dict[int, list[float | None]]]
+"""By way and point, one figure for each repetition; None: it reached a limit."""
 
 
 async def measure(run: Run) -> Report:
@@ -107,8 +108,8 @@ async def _sizes(run: Run, report: Report) -> Series:
                 calls[_BESIDE] = through_queue(beside_client, SIZED, array)
             for _ in range(run.few_repetitions):
                 for way, call in calls.items():
-                    if per_s := await _per_s(run, report, way, call, array):
-                        series[way][size].append(per_s * array.nbytes / 1e6)
+                    per_s = await _per_s(run, report, way, call, array)
+                    series[way][size].append(per_s and per_s * array.nbytes / 1e6)
                 await run.redis.flushdb()
             run.say(f"  {size / 1e6:g} MB")
     return series
@@ -187,19 +188,34 @@ def _show(  # noqa: PLR0913, PLR0917 - a series and its words
     first = series[ways[0]]
 
     def row(at: int) -> tuple[str, ...]:
-        cells = [Spread.of(series[way][at]).shown() if series[way].get(at) else "-" for way in ways]
+        cells = [_shown(_measured(series[way].get(at, []))) for way in ways]
         if len(ways) == 1:  # beside its own first point
-            ratio = [Spread.of([b / a for a, b in zip(first[points[0]], first[at], strict=False)])]
+            ratios = _ratios(first[at], first[points[0]])
         else:
-            pairs = zip(series[ways[1]].get(at, []), first.get(at, []), strict=False)
-            values = [b / a for b, a in pairs]
-            ratio = [Spread.of(values)] if values else []
-        return (f"{at:,}", *(r.shown("×") for r in ratio or [Spread.of([float("nan")])]), *cells)
+            ratios = _ratios(series[ways[1]][at], first[at])
+        return (f"{at:,}", _shown(ratios, "×"), *cells)
 
     compared = f"{ways[1]} : {ways[0]}" if len(ways) > 1 else f"of {points[0]}"
     columns = (point, compared, *(f"{way}, {unit}" for way in ways))
     report.tables.append(Table(title, columns, tuple(row(at) for at in points)))
     plain: dict[str, Any] = {
-        way: {str(at): list(values) for at, values in each.items()} for way, each in series.items()
+        way: {str(at): found for at, values in each.items() if (found := _measured(values))}
+        for way, each in series.items()
     }
     report.data[name] = {"title": title, "point": point, "unit": unit, "series": plain}
+
+
+def _measured(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _ratios(
+    numerators: Sequence[float | None], denominators: Sequence[float | None]
+) -> list[float]:
+    """Repetition by repetition, of those in which both were measured."""
+    pairs = zip(numerators, denominators, strict=True)
+    return [a / b for a, b in pairs if a is not None and b is not None]
+
+
+def _shown(values: Sequence[float], unit: str = "") -> str:
+    return Spread.of(values).shown(unit) if values else "-"
