@@ -1,6 +1,6 @@
 """`python -P benchmarks/run.py [SCENARIO ...]`: measure the bridge beside its peers.
 
-Servers are private and vanish at the end. Without a scenario all of them run.
+Servers are private and vanish at the end. Without a scenario all but `variants` run.
 """
 
 import os
@@ -17,7 +17,7 @@ sys.path.insert(0, str(_HERE))
 # gRPC tells of each child process that is started beside it; none of them uses its channels.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from bridgebench.scenarios import SCENARIOS, Options  # noqa: E402 - found by the line above
+from bridgebench.scenarios import SCENARIOS, USUAL, Options  # noqa: E402 - found by the line above
 from bridgebench.session import publish, run_scenarios  # noqa: E402
 
 _DOCS = _HERE.parent / "docs"
@@ -25,7 +25,8 @@ _DOCS = _HERE.parent / "docs"
 
 def main(  # noqa: PLR0913 - a command has an argument for each of its options
     scenarios: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of: {', '.join(SCENARIOS)}. Default: all.")
+        list[str] | None,
+        typer.Argument(help=f"Some of: {', '.join(SCENARIOS)}. Default: {', '.join(USUAL)}."),
     ] = None,
     repetitions: Annotated[
         int | None, typer.Option(min=1, help="Of each competitor. Default: 5, or 1 with --quick.")
@@ -57,9 +58,7 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
         quick=quick,
         only=frozenset(only or ()),
     )
-    uvloop.run(
-        run_scenarios({name: SCENARIOS[name] for name in scenarios or SCENARIOS}, options, _say)
-    )
+    uvloop.run(run_scenarios({name: SCENARIOS[name] for name in scenarios or USUAL}, options, _say))
     if into_docs:
         publish(options.out, _DOCS / "benchmarks.md")
     _say(f"written to {os.path.relpath(options.out)}")

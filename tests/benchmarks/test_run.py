@@ -86,6 +86,14 @@ def test_machine_and_versions_are_described(out: Path):
     assert page.index("## Aims") < page.index("## Machine and versions")
 
 
+def test_variants_are_measured_where_they_are_asked_for(tmp_path: Path):
+    ran = run("variants", "--quick", "--out", str(tmp_path))
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    (report,) = json.loads((tmp_path / "results.json").read_bytes())["scenarios"].values()
+    assert len(report["tables"]) == len(report["findings"]) == 3
+    assert {"celery", "ceiling_json", "ceiling_binary"} < set(report["data"])
+
+
 def test_an_unknown_scenario_is_refused():
     ran = run("drains")
     assert ran.returncode == 2

@@ -11,7 +11,7 @@ from bridgebench.competitors.protocol import Competitor
 from bridgebench.competitors.taskiq_layout import binary_mail, json_mail, taskiq_output
 from bridgebench.ground import Ground
 from bridgebench.posting import Mail
-from bridgebench.workers.ceiling import QUEUE, READY
+from bridgebench.workers.ceiling import OUT, PREFETCH, QUEUE, READY
 
 
 class CeilingJson(Competitor):
@@ -20,9 +20,20 @@ class CeilingJson(Competitor):
     key = "ceiling_json"
     title = "hand-written loop, JSON"
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, out: int = OUT, prefetch: int = PREFETCH) -> None:
+        """As `Competitor`.
+
+        Args:
+            ground: of this run.
+            out: batches that it has out at a time.
+            prefetch: messages that it holds at most.
+        """
         super().__init__(ground)
         self.queue = QUEUE
+        if (out, prefetch) != (OUT, PREFETCH):
+            self.key = f"{self.key}_{out}_{prefetch}"
+            self.title = f"{self.title}, {out} out, prefetch {prefetch}"
+        self._variables = {"BENCH_OUT": str(out), "BENCH_PREFETCH": str(prefetch)}
 
     async def declare(self) -> None:
         """A quorum queue, as ours is."""
@@ -38,7 +49,7 @@ class CeilingJson(Competitor):
     def worker(self) -> Server:
         """One process."""
         command = [sys.executable, "-P", "-m", "bridgebench.workers.ceiling"]
-        return self.ground.worker(self.key, command, READY.encode())
+        return self.ground.worker(self.key, command, READY.encode(), **self._variables)
 
     async def output(self, redis: Redis, mail: Mail) -> Array:
         """From Redis."""

@@ -1,4 +1,4 @@
-"""Celery with the prefork pool, as many processes as cores."""
+"""Celery, in the drain with the prefork pool and as many processes as cores."""
 
 import json
 import os
@@ -16,15 +16,27 @@ from bridgebench.models import MLP
 from bridgebench.posting import Mail
 from bridgebench.workers.celery_app import QUEUE, TASK, make_app
 
+CORES = os.cpu_count() or 1
+
 
 class Celery(Competitor):
     """On its default, a durable classic queue."""
 
     key = "celery"
-    title = f"Celery, prefork × {os.cpu_count()}"
+    title = f"Celery, prefork × {CORES}"
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, pool: str = "prefork", concurrency: int = CORES) -> None:
+        """As `Competitor`.
+
+        Args:
+            ground: of this run.
+            pool: `prefork` or `threads`.
+            concurrency: its processes, or the threads of its one process.
+        """
         super().__init__(ground)
+        if (pool, concurrency) != ("prefork", CORES):
+            self.key, self.title = f"celery_{pool}_{concurrency}", f"Celery, {pool} × {concurrency}"
+        self._pool, self._concurrency = pool, concurrency
         self.queue = QUEUE
         self.app = make_app(ground.servers)
 
@@ -51,7 +63,7 @@ class Celery(Competitor):
     def worker(self) -> Server:
         """`celery worker`."""
         program = [sys.executable, "-P", "-m", "celery"]
-        flags = ["--pool", "prefork", "--concurrency", str(os.cpu_count()), "-O", "fair"]
+        flags = ["--pool", self._pool, "--concurrency", str(self._concurrency), "-O", "fair"]
         flags += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         command = [*program, "--app", "bridgebench.workers.celery_worker:app", "worker", *flags]
         return self.ground.worker(self.key, [*command, "--loglevel", "WARNING"], b"")

@@ -1,7 +1,7 @@
 """What a scenario needs to know of a competitor."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -14,9 +14,9 @@ from bridgebench.posting import Mail
 class Competitor(ABC):
     """One way to serve queued tasks. Cheap to make; nothing runs before its worker is started."""
 
-    key: ClassVar[str]
+    key: str
     """In reports."""
-    title: ClassVar[str]
+    title: str
     """For people."""
     queue: str
 

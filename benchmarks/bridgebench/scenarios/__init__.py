@@ -4,7 +4,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bridgebench.findings import Report
-from bridgebench.scenarios import batches, drain, growth, idle, images, load, memory, stages
+from bridgebench.scenarios import (
+    batches,
+    drain,
+    growth,
+    idle,
+    images,
+    load,
+    memory,
+    stages,
+    variants,
+)
 from bridgebench.scenarios.run import Options, Run, open_run
 
 
@@ -18,8 +28,10 @@ class Scenario:
 
 SCENARIOS = {
     module.NAME: Scenario(module.TITLE, module.measure)
-    for module in (drain, stages, idle, batches, images, load, memory, growth)
+    for module in (drain, stages, idle, batches, images, load, memory, growth, variants)
 }
-"""By name, in the order in which a whole run goes through them."""
+"""By name, in the order in which a run goes through them."""
+USUAL = tuple(name for name in SCENARIOS if name != variants.NAME)
+"""Those of a whole run."""
 
-__all__ = ["SCENARIOS", "Options", "Run", "Scenario", "open_run"]
+__all__ = ["SCENARIOS", "USUAL", "Options", "Run", "Scenario", "open_run"]

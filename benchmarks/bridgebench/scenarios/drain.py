@@ -1,6 +1,7 @@
 """How fast preloaded one-row tasks are served, by one worker, ours and its peers in turns."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridgebench import plots
@@ -22,20 +23,34 @@ async def measure(run: Run) -> Report:
     """Each repetition runs every competitor once, in the same order."""
     wanted = run.options.only
     competitors = [kind(run.ground) for kind in ALL if not wanted or kind.key in wanted]
+    drains = await drain_in_turns(run, competitors, run.options.repetitions)
+    return _report(run, {c.key: c.title for c in competitors}, drains)
+
+
+async def drain_in_turns(
+    run: Run, competitors: Sequence[Competitor], repetitions: int
+) -> dict[str, list[Drain]]:
+    """A B C, A B C, and so on; returns the drains by key.
+
+    Args:
+        run: on whose servers.
+        competitors: in order, each with a key of its own.
+        repetitions: of each.
+    """
     counts: dict[str, int] = {}
     for competitor in competitors:
         await competitor.declare()
         counts[competitor.key] = _QUICK if run.options.quick else await _fitting(run, competitor)
     drains: dict[str, list[Drain]] = defaultdict(list)
-    for repetition in range(run.options.repetitions):
+    for repetition in range(repetitions):
         for competitor in competitors:
             drain = await drain_once(run, competitor, counts[competitor.key])
             drains[competitor.key].append(drain)
             run.say(
-                f"  {repetition + 1}/{run.options.repetitions} {competitor.title}: "
+                f"  {repetition + 1}/{repetitions} {competitor.title}: "
                 f"{drain.per_s:,.0f} tasks/s, worker {drain.cpu_us['worker']:,.0f} µs/task"
             )
-    return _report(run, {c.key: c.title for c in competitors}, drains)
+    return drains
 
 
 async def drain_once(run: Run, competitor: Competitor, count: int) -> Drain:
@@ -70,11 +85,30 @@ async def _fitting(run: Run, competitor: Competitor) -> int:
 
 def _report(run: Run, titles: dict[str, str], drains: dict[str, list[Drain]]) -> Report:
     rates = {key: [drain.per_s for drain in each] for key, each in drains.items()}
-    cpu = {
-        key: {part: Spread.of([d.cpu_us[part] for d in each]) for part in _PARTS}
-        for key, each in drains.items()
-    }
+    cpu = _cpu(drains)
     reference = next((key for key in ("stock_quorum", *rates) if key in rates), "")
+    report = Report(NAME, TITLE, _findings(rates, cpu))
+    report.tables.append(
+        table("Drain rate and CPU time, median (smallest to largest)", titles, drains, reference)
+    )
+    report.data = plain(titles, drains)
+    report.plots = plots.drain(run.options.out, titles, rates, cpu)
+    return report
+
+
+def table(
+    title: str, titles: Mapping[str, str], drains: Mapping[str, list[Drain]], reference: str
+) -> Table:
+    """A row for each competitor.
+
+    Args:
+        title: of the table.
+        titles: of competitors by key, in order.
+        drains: by key.
+        reference: the key of the one that rates are compared with.
+    """
+    rates = {key: [drain.per_s for drain in each] for key, each in drains.items()}
+    cpu = _cpu(drains)
     rows = [
         (
             title,
@@ -94,16 +128,22 @@ def _report(run: Run, titles: dict[str, str], drains: dict[str, list[Drain]]) ->
         "tasks in a drain",
         "not acknowledged",
     )
-    report = Report(NAME, TITLE, _findings(rates, cpu))
-    report.tables.append(
-        Table("Drain rate and CPU time, median (smallest to largest)", columns, tuple(rows))
-    )
-    report.data = {
+    return Table(title, columns, tuple(rows))
+
+
+def plain(titles: Mapping[str, str], drains: Mapping[str, list[Drain]]) -> dict[str, Any]:
+    """All drains by key, for JSON."""
+    return {
         key: {"title": titles[key], "drains": [_plain(drain) for drain in each]}
         for key, each in drains.items()
     }
-    report.plots = plots.drain(run.options.out, titles, rates, cpu)
-    return report
+
+
+def _cpu(drains: Mapping[str, list[Drain]]) -> dict[str, dict[str, Spread]]:
+    return {
+        key: {part: Spread.of([d.cpu_us[part] for d in each]) for part in _PARTS}
+        for key, each in drains.items()
+    }
 
 
 def _findings(rates: dict[str, list[float]], cpu: dict[str, dict[str, Spread]]) -> list[Finding]:

@@ -1,6 +1,6 @@
 """A loop written by hand for this one task and model: about what the libraries below allow.
 
-aio-pika under uvloop, batches of up to 64 rows, two of them out, results in one Redis round trip
+aio-pika under uvloop, batches of up to 64 rows, some of them out, results in one Redis round trip
 for each batch, acknowledgements of a whole batch in one frame. No checks, no error handling, no
 reconnection, no deadlines, no second model: all that makes a service is missing on purpose.
 
@@ -8,6 +8,7 @@ reconnection, no deadlines, no second model: all that makes a service is missing
 """
 
 import asyncio
+import os
 from collections import deque
 from typing import Any
 
@@ -25,16 +26,17 @@ from bridgebench.workers.environment import RESULT_TTL_S, Servers, read_servers
 
 QUEUE = "bench_ceiling"
 READY = "consuming"
+OUT, PREFETCH = 2, 256
+"""Batches out at a time, and messages held at most, in the drain; `variants` measures others."""
 _BATCH = 64
-_PREFETCH = 256
-_OUT = 2
 
 
 class Loop:
     """Gathers, infers, saves, acknowledges."""
 
-    def __init__(self, channel: AbstractChannel, servers: Servers) -> None:
+    def __init__(self, channel: AbstractChannel, servers: Servers, out: int) -> None:
         self._channel = channel
+        self._slots = asyncio.Semaphore(out)
         self._redis: Redis = Redis.from_url(servers.redis_url)
         self._triton = tritonclient.grpc.aio.InferenceServerClient(servers.triton)
         self._waiting: deque[AbstractIncomingMessage] = deque()
@@ -46,22 +48,18 @@ class Loop:
         self._there.set()
 
     async def run(self) -> None:
-        """Send batches, at most two at a time; acknowledge them in order."""
-        slots = asyncio.Semaphore(_OUT)
+        """Send batches, at most so many at a time; acknowledge them in order."""
         last: asyncio.Task[None] | None = None
         while True:
-            await slots.acquire()
+            await self._slots.acquire()
             while not self._waiting:
                 self._there.clear()
                 await self._there.wait()
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            last = asyncio.create_task(self._serve(batch, last, slots))
+            last = asyncio.create_task(self._serve(batch, last))
 
     async def _serve(
-        self,
-        batch: list[AbstractIncomingMessage],
-        before: asyncio.Task[None] | None,
-        slots: asyncio.Semaphore,
+        self, batch: list[AbstractIncomingMessage], before: asyncio.Task[None] | None
     ) -> None:
         tasks = [_unpacked(message.body) for message in batch]
         rows = np.concatenate([_row(task["args"][1]["x"]) for task in tasks])
@@ -75,7 +73,7 @@ class Loop:
             value = _answer(message.body, task, outputs[i : i + 1], version)
             pipe.set(task["task_id"], value, ex=RESULT_TTL_S)
         await pipe.execute()
-        slots.release()
+        self._slots.release()
         if before is not None:
             await before
         underlay: Any = await self._channel.get_underlay_channel()
@@ -122,9 +120,9 @@ async def main() -> None:
     servers = read_servers()
     connection = await aio_pika.connect_robust(servers.amqp_url)
     channel = await connection.channel()
-    await channel.set_qos(prefetch_count=_PREFETCH)
+    await channel.set_qos(prefetch_count=int(os.environ.get("BENCH_PREFETCH", PREFETCH)))
     queue = await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-    loop = Loop(channel, servers)
+    loop = Loop(channel, servers, int(os.environ.get("BENCH_OUT", OUT)))
     await queue.consume(loop.receive)
     print(READY, flush=True)
     await loop.run()

@@ -14,7 +14,7 @@ from bridgebench.workers.naive import SyncTriton
 
 QUEUE = "bench_celery"
 TASK = "ml_inference"
-# 1, 32 and 128 make no difference.
+# 1, 32 and 128 make no difference; `variants` measures pools and their sizes.
 _PREFETCH = 32
 
 
