@@ -3,6 +3,7 @@
 No figure is judged: a quick run is too short, and tests share their machine.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from bridgebench.pages import TRAINING, inserted
+from bridgebench.training.overhead import in_turns
 
 ROOT = Path(__file__).parent.parent.parent
 TRAIN = ROOT / "benchmarks" / "train.py"
@@ -64,6 +66,14 @@ def test_both_kills_and_each_step_are_measured(results):
     assert {victim: len(each) for victim, each in took.items()} == {"process": 1, "worker": 1}
     (timings,) = results["scenarios"]["go-live"]["data"]["synthetic"]
     assert set(timings) == STEPS
+
+
+def test_in_as_many_rounds_as_ways_each_follows_each_other_one_once():
+    ways = ["hand", "hand_checkpoints", "ours", "ours_short"]
+    rounds = [in_turns(ways, number) for number in range(len(ways))]
+    assert all(sorted(each) == sorted(ways) for each in rounds)
+    assert len({each[0] for each in rounds}) == len(ways)
+    assert len({pair for each in rounds for pair in itertools.pairwise(each)}) == 12
 
 
 def test_an_unknown_scenario_is_refused():

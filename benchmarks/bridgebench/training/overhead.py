@@ -29,6 +29,14 @@ _CLOCK = (
     "training process that waits for the call (`BRIDGE_TRAINING_SPARE`) has loaded torch by then; "
     "what that took is in no figure but that of a further slice."
 )
+_UNREADY = (
+    "Not so {} times, in which a worker kept no process ready: memory was short, or "
+    "`BRIDGE_TRAINING_SPARE` is false."
+)
+_TURNS = (
+    "Before each training, by hand or not, both workers had loaded the process that they keep "
+    "ready, so that it did not load beside another's training."
+)
 _HAND = (
     "The script by hand picks rows a batch at a time, as ours does, in the same order; torch's own "
     "DataLoader, which picks row by row, would be slower. It keeps its metrics by Lightning's "
@@ -54,16 +62,32 @@ async def measure(run: Run, sizes: Sizes) -> Report:
         works.append(synthetic(sizes.synthetic_epochs))
     short = {"BRIDGE_TRAINING_SLICE_S": str(sizes.short_slice_s)}
     rounds: dict[str, list[Round]] = defaultdict(list)
+    unready: list[Pool] = []
     async with pools(run, sizes, bench_default={}, bench_short=short) as made:
         for number in range(run.options.repetitions):
             for work in works:
                 each = _ways(run, made, work, sizes)
-                # Not always the same one after the same other.
-                order = [*each, *each][number % len(each) :][: len(each)]
-                rounds[work.name].append({name: await each[name]() for name in order})
+                one: Round = {}
+                for name in in_turns(list(each), number):
+                    unready += [pool for pool in made.values() if not await pool.rest()]
+                    one[name] = await each[name]()
+                rounds[work.name].append({name: one[name] for name in each})
                 found = {name: round(rounds[work.name][-1][name].whole_s, 1) for name in each}
                 run.say(f"  {work.title}, round {number + 1}, s in all: {found}")
-    return _report(works, rounds, sizes)
+    report = _report(works, rounds, sizes)
+    report.notes.append(f"{_TURNS} {_UNREADY.format(len(unready))}" if unready else _TURNS)
+    return report
+
+
+def in_turns(ways: Sequence[str], number: int) -> list[str]:
+    """The order of a round: in as many rounds as there are ways, each follows each other one once.
+
+    E. J. Williams, "Experimental Designs Balanced for the Estimation of Residual Effects of
+    Treatments", 1949. For an even number of ways.
+    """
+    count = len(ways)
+    zigzag = [(at + 1) // 2 if at % 2 else -(at // 2) for at in range(count)]
+    return [ways[(at + number) % count] for at in zigzag]
 
 
 def _ways(

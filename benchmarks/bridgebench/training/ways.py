@@ -1,6 +1,7 @@
 """Both ways to train: through the queue, and by hand. Leaves: seconds and metrics of each."""
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import psutil
 from bridge.client import BridgeClient
 from bridge.embedded.state import StateFolder
 from bridge.embedded.workers import WorkerPool
+from bridge.training.child import WAITING
 from bridgebench.ground import Ground
 from bridgebench.processes import cpu_with_ended_s
 from bridgebench.scenarios.run import Run
@@ -25,6 +27,8 @@ from bridgebench.training.works import Sizes, Work, write_datasets
 
 _SCRIPT = Path(__file__).with_name("by_hand.py")
 _TIMEOUT_S = 1800.0
+_READY_S = 60.0
+_STILL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,33 @@ class Pool:
             **variables,
         )
         queue = {"taskiq_ml_training_queue": name, "taskiq_ml_training_routing_key": name}
+        self._keeps_spare = ground.settings.bridge_training_spare
         self.client = BridgeClient(ground.settings.model_copy(update=queue))
+
+    async def rest(self) -> bool:
+        """Wait until it keeps a process ready that has loaded torch; False: it does not.
+
+        So it is where memory is short, or BRIDGE_TRAINING_SPARE is false.
+        """
+        before: tuple[int, float] | None = None
+        until = time.monotonic() + _READY_S
+        while self._keeps_spare and time.monotonic() < until:
+            now = self._spare()
+            if now is not None and now == before:
+                return True
+            before = now
+            await asyncio.sleep(_STILL_S)
+        self._keeps_spare = False  # the next time nobody waits for it
+        return False
+
+    def _spare(self) -> tuple[int, float] | None:
+        """Id and CPU seconds of the process that it keeps ready; they stand still once it waits."""
+        for process in psutil.Process(self.worker.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == WAITING:
+                    times = process.cpu_times()
+                    return process.pid, times.user + times.system
+        return None
 
     async def train(self, work: Work) -> Trained:
         """One training, from the call to its result."""
