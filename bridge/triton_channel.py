@@ -166,6 +166,12 @@ def spec_from_config(config: model_config_pb2.ModelConfig) -> ModelSpec:
     )
 
 
+def runs_on_processors(config: model_config_pb2.ModelConfig) -> bool:
+    """Whether all instances of a loaded model do: Triton has written each one's kind by then."""
+    kinds = {group.kind for group in config.instance_group}
+    return kinds == {model_config_pb2.ModelInstanceGroup.KIND_CPU}
+
+
 def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     ca, cert, key = (None if path is None else path.read_bytes() for path in files)
     return grpc.ssl_channel_credentials(ca, key, cert)

@@ -30,7 +30,7 @@ from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor
 from bridge.tracing import tracer
-from bridge.triton_channel import LOAD_S, TritonChannel, spec_from_config
+from bridge.triton_channel import LOAD_S, TritonChannel, runs_on_processors, spec_from_config
 
 _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
@@ -250,6 +250,19 @@ class TritonClient:
         request = service_pb2.ModelConfigRequest(name=name)
         reply = await server.call(server.stub.ModelConfig, request, name)
         return reply.config
+
+    async def on_processors(self, name: str) -> bool:
+        """Whether no server has an instance of a served model on a GPU, as far as it tells.
+
+        Raises:
+            TritonError: a server does not tell.
+        """
+        request = service_pb2.ModelConfigRequest(name=name)
+        for server in self._servers:
+            reply = await server.call(server.stub.ModelConfig, request, name)
+            if not runs_on_processors(reply.config):
+                return False
+        return True
 
     async def statistics(self, name: str = "") -> list[Any]:
         """`ModelStatistics` messages of every server, for one model or all."""

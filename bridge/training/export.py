@@ -20,12 +20,9 @@ from bridge.tensors import Array
 from bridge.training.architectures import Network
 from bridge.training.request import Task
 from bridge.training.tokenizer import OPSET, Tokenizer
+from bridge.training.tolerances import tolerance_for
 
 MODEL_FILE = "model.onnx"
-TOLERANCE = 1e-4
-"""Largest difference allowed between float32 answers, for answers of size up to 1; for larger
-ones in proportion to the largest."""
-
 ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB; beyond, weights lie beside the model
 _BATCH_SIZES = (1, 2, 7, 32)
 _SET = 0.5  # probability from which on a label counts as set
@@ -132,11 +129,6 @@ def agreement(task: Task, found: Array, wanted: Array) -> float:
     if task == "multi-label":
         return float(((found >= _SET) == (wanted >= _SET)).all(axis=1).mean())
     return float((found.argmax(1) == wanted.argmax(1)).mean())
-
-
-def tolerance_for(answers: Array, tolerance: float = TOLERANCE) -> float:
-    """Largest difference that answers of this size may have."""
-    return tolerance * max(1.0, float(np.abs(answers).max()))
 
 
 class _Answer(torch.nn.Module):

@@ -23,7 +23,6 @@ from bridge.training.export import (
     compare,
     export,
     open_model,
-    tolerance_for,
 )
 from bridge.training.fit import answers
 from bridge.training.judging import KEPT, judge, lost
@@ -32,6 +31,7 @@ from bridge.training.probe import save_probe
 from bridge.training.published import WEIGHTS
 from bridge.training.request import ModelConfig, Variant
 from bridge.training.streams import Inputs
+from bridge.training.tolerances import tolerance_for
 from bridge.training.variants import TOLERANCES, make_variant
 
 _PROBE_ROWS = 64

@@ -30,10 +30,11 @@ from bridge.training.architectures import Network
 from bridge.training.export import ONE_FILE_BYTES, first_line, tidy, weight_bytes
 from bridge.training.request import Variant
 from bridge.training.streams import Inputs
+from bridge.training.tolerances import GPU_TOLERANCE
 
-TOLERANCES: dict[Variant, float] = {"fp16": 1e-2, "int8": 5e-2}
-"""Largest difference allowed between a variant's answers here and in Triton, as
-`bridge.training.export.TOLERANCE` is for float32: a GPU may round each layer otherwise."""
+TOLERANCES: dict[Variant, float] = {"fp16": GPU_TOLERANCE, "int8": 5e-2}
+"""Largest difference allowed between a variant's answers here and in Triton: a GPU may round each
+layer otherwise."""
 
 _FLOAT32_AROUND = ("input_mean", "input_scale", "value_mean", "value_scale")
 _LEARNED = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # their second input holds the weights

@@ -32,7 +32,7 @@ class FakeTriton:
     """Loads folders of a repository as Triton does in explicit mode: the newest version only.
 
     `refuses` names models (by substring) that it will not load; `skew` is added to its answers;
-    `down` makes every call fail as an outage does.
+    `down` makes every call fail as an outage does; `gpu` is where it says that it runs models.
     """
 
     def __init__(self, repository: Path):
@@ -40,6 +40,7 @@ class FakeTriton:
         self.served = {}
         self.refuses: set[tuple[str, int]] = set()
         self.skew = 0.0
+        self.gpu = False
         self.down = False
         self.calls = []
 
@@ -59,6 +60,10 @@ class FakeTriton:
         self._called("unload", name)
         if self.served.pop(name, None) is None:
             raise UnknownModelError(name)
+
+    async def on_processors(self, name):
+        assert name in self.served
+        return not self.gpu
 
     async def infer(self, name, inputs, *, version="", timeout_s):
         self._called("infer", name)

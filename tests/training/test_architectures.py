@@ -7,8 +7,8 @@ import torch
 from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.training import architectures
 from bridge.training.architectures import Network, build
-from bridge.training.export import tolerance_for
 from bridge.training.opening import takes_sequences
+from bridge.training.tolerances import tolerance_for
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "transformer"])

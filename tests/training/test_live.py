@@ -52,6 +52,7 @@ async def test_the_defaults_make_a_good_model_of_digits(
     assert first["model_version"] == "1"
     assert first["metrics"]["accuracy"] >= 0.98
     assert first["parity"]["triton_max_abs_difference"] <= first["parity"]["tolerance"]
+    assert first["parity"]["triton_tolerance"] == 1e-4, "Triton did not say: on processors"
     images, classes = digits
     version, answers = await ask(images[:50])
     assert version == "1"

@@ -57,6 +57,7 @@ async def test_a_trained_model_goes_live(settings, fake_triton, repository, trai
     assert result["model_version"] == "1"
     assert result["metrics"] == trained.outcome.result["metrics"]
     assert result["parity"]["triton_max_abs_difference"] < 1e-5
+    assert result["parity"]["triton_tolerance"] == 1e-4
     assert result["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 8, 8]}]
     assert result["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
     assert result["labels"] == [str(digit) for digit in range(10)]
@@ -135,6 +136,18 @@ async def test_a_model_that_answers_otherwise_is_never_published(settings, fake_
     assert repository.models() == []
     assert fake_triton.served == {}
     assert nothing_left(settings)
+
+
+async def test_a_gpu_may_round_float32_otherwise(settings, fake_triton, repository):
+    fake_triton.gpu, fake_triton.skew = True, 0.005
+    parity = (await start(settings, fake_triton))["parity"]
+    assert parity["tolerance"] == 1e-4
+    assert parity["triton_tolerance"] == 1e-2
+    assert parity["triton_max_abs_difference"] == pytest.approx(0.005, abs=1e-4)
+    fake_triton.skew = 0.02
+    with pytest.raises(PublishError, match=r"by 0\.02.*more than 0\.01"):
+        await start(settings, fake_triton, "second")
+    assert repository.versions("few") == [1]
 
 
 async def test_a_published_version_that_will_not_load_is_withdrawn(

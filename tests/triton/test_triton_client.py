@@ -8,6 +8,7 @@ import time
 import numpy as np
 import psutil
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from bridge import errors, triton_channel, triton_client
 from bridge.embedded.triton import TritonServer
@@ -33,6 +34,22 @@ async def test_a_spec_says_what_the_model_takes(client):
     fixed = await client.model_spec("fixed")
     assert not fixed.mixable
     assert fixed.inputs["x"].shape == (2, 2)
+
+
+async def test_where_a_model_runs(client):
+    assert await client.on_processors("double")
+    with pytest.raises(errors.UnknownModelError):
+        await client.on_processors("nope")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "there"), [([2], True), ([2, 2], True), ([1], False), ([2, 1], False), ([], False)]
+)
+def test_one_instance_elsewhere_is_enough(kinds, there):
+    config = model_config_pb2.ModelConfig()
+    for kind in kinds:
+        config.instance_group.add(kind=kind)
+    assert triton_channel.runs_on_processors(config) is there
 
 
 async def test_concurrent_spec_calls_share_one_request(client):
