@@ -55,6 +55,7 @@ def test_a_gpu_by_its_number():
     assert dict(made.providers[0][1]) == {
         "device_id": "3",
         "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
     }
 
 
@@ -102,14 +103,14 @@ def test_memory_limit_and_the_numbers_of_the_native_backend():
         parameters(
             gpu_mem_limit="4294967296",
             arena_extend_strategy="0",
-            cudnn_conv_algo_search="1",
+            cudnn_conv_algo_search="0",
             do_copy_in_default_stream="true",
         )
     )
     assert dict(made.providers[0][1]) == {
         "gpu_mem_limit": "4294967296",
         "arena_extend_strategy": "kNextPowerOfTwo",
-        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
         "do_copy_in_default_stream": "1",
         "device_id": "0",
     }
@@ -209,6 +210,7 @@ def test_graph_levels(level, named):
         (parameters(enable_mem_arena="yes"), "enable_mem_arena is 'yes'"),
         (parameters(intra_op_thread_count="-1"), "intra_op_thread_count"),
         (parameters(io_binding="perhaps"), "io_binding is 'perhaps'"),
+        (parameters(batch_padding="3"), "batch_padding is '3'.*auto, on, off"),
     ],
 )
 def test_what_does_not_exist_is_refused_by_name(text, reason):
@@ -234,6 +236,16 @@ def test_a_gpu_that_is_merely_there_can_be_left_alone():
     assert settled.names == ("CPUExecutionProvider",)
     assert (settled.device, settled.binding, settled.graphs) == (("cpu", 0), "off", False)
     assert settled.session["threads"] == 3
+
+
+def test_batches_are_filled_on_a_gpu_unless_the_config_says_otherwise():
+    assert plan("").pads
+    assert plan(accelerator("tensorrt")).pads
+    assert not plan("", "CPU").pads
+    assert plan(parameters(batch_padding="on"), "CPU").pads
+    assert not plan(parameters(batch_padding="off")).pads
+    settled = providers.settle(plan(""), ["CPUExecutionProvider"], required=False)
+    assert not settled.pads
 
 
 def test_tensorrt_that_is_absent_is_always_an_error():

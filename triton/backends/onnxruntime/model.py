@@ -8,6 +8,7 @@ expected: inputs and outputs are not guessed.
 
 Enters: the requests that Triton's dynamic batcher gathered. Leaves: one response per request.
 They run as one batch; if that fails they run one by one, so that only the guilty request fails.
+On a GPU a batch is filled up to a power of two: each shape costs plans, graphs or engines.
 """
 
 import contextlib
@@ -66,6 +67,9 @@ class TritonPythonModel:
         except providers.ConfigError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._check()
+        # Without dynamic batching nobody has said that rows do not look at one another.
+        gathers = self._batches and config.get("dynamic_batching") is not None
+        self._fills_to = config["max_batch_size"] if gathers and plan.pads else 0
         self._report = _report(args, self._session.describe())
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -144,12 +148,14 @@ class TritonPythonModel:
         members: list[tuple[int, dict[str, Any]]],
         responses: dict[int, Any],
     ) -> None:
-        if len(members) > 1:
+        feeds = [feed for _, feed in members]
+        more = self._rows_to_add(feeds)
+        if len(members) > 1 or more:
             names = {name for i, _ in members for name in requests[i].requested_output_names()}
-            feeds = [feed for _, feed in members]
-            # A failure here says nothing about who is guilty: below, each runs alone.
+            # A failure here says nothing about who is guilty: below, each runs alone, as it is.
             with contextlib.suppress(Exception):
-                parts = self._split(self._session.run(sorted(names), _joined(feeds)), feeds)
+                outputs = self._session.run(sorted(names), _joined(feeds, more))
+                parts = self._split(outputs, feeds, more)
                 answers = [
                     self._answer(requests[i], outputs)
                     for (i, _), outputs in zip(members, parts, strict=True)
@@ -164,11 +170,20 @@ class TritonPythonModel:
             except Exception as error:  # noqa: BLE001  # told to the caller
                 responses[index] = _failure(error, pb_utils.TritonError.INTERNAL)
 
+    def _rows_to_add(self, feeds: list[dict[str, Any]]) -> int:
+        """How many fill the batch up to a power of two, or to the largest batch."""
+        if not self._fills_to or any(isinstance(v, ort.OrtValue) for v in feeds[0].values()):
+            return 0
+        rows = sum(map(_rows, feeds))
+        return max(0, min(_power_of_two(rows), self._fills_to) - rows) if rows else 0
+
     def _split(
-        self, outputs: dict[str, np.ndarray], feeds: list[dict[str, np.ndarray]]
+        self, outputs: dict[str, np.ndarray], feeds: list[dict[str, np.ndarray]], more: int
     ) -> list[dict[str, np.ndarray]]:
-        rows = [next(iter(feed.values())).shape[0] for feed in feeds]
-        if any(array.ndim == 0 or array.shape[0] != sum(rows) for array in outputs.values()):
+        rows = [_rows(feed) for feed in feeds]
+        there = sum(rows) + more
+        if any(array.ndim == 0 or array.shape[0] != there for array in outputs.values()):
+            self._fills_to = 0  # it would be in vain each time
             raise ValueError("an output does not have one row per row of input")
         ends = np.cumsum(rows)
         return [
@@ -204,7 +219,19 @@ class TritonPythonModel:
         return pb_utils.Tensor.from_dlpack(name, sessions.device_capsule(value))
 
 
-def _joined(feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _rows(feed: dict[str, np.ndarray]) -> int:
+    return next(iter(feed.values())).shape[0]
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _joined(feeds: list[dict[str, np.ndarray]], more: int) -> dict[str, np.ndarray]:
+    """All rows, and the last one so many times more: it is one that the model knows."""
+    if more:
+        last = next(feed for feed in reversed(feeds) if _rows(feed))
+        feeds = [*feeds, {name: np.repeat(a[-1:], more, axis=0) for name, a in last.items()}]
     return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
 
 

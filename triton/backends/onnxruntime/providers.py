@@ -9,7 +9,7 @@ only, and must not know whether a GPU is there.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 CPU = "CPUExecutionProvider"
@@ -61,6 +61,7 @@ _CUDA_PARAMETERS = (*_NUMBERED, "gpu_mem_limit", "do_copy_in_default_stream", "e
 _BOOLEANS = {"1": "1", "true": "1", "0": "0", "false": "0"}
 _GRAPH_LEVELS = {-1: "basic", 0: "all", 1: "extended", 2: "none"}
 _BINDINGS = ("auto", "on", "off", "fixed")
+_PADDINGS = ("auto", "on", "off")
 _DEVICE_ALLOCATOR_ENTRY = "session.use_device_allocator_for_initializers"
 _SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _COMMENT = re.compile(r"#[^\n]*")
@@ -87,6 +88,13 @@ class Plan:
     `level`, `arena`, `pattern`, `entries`."""
     shrinks: tuple[str, ...] = ()
     """Arenas that give memory back after each run, as the config has them: "cpu:0", "gpu:1"."""
+    padding: str = "auto"
+    """`on`, `off`, or `auto`: on a GPU."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether batches are filled up, so that few shapes come."""
+        return self.padding == "on" or (self.padding == "auto" and self.device[0] == "cuda")
 
     @property
     def run_entries(self) -> dict[str, str]:
@@ -117,9 +125,17 @@ def plan(config: Mapping[str, Any], kind: str, device_id: int) -> Plan:
     session = _session(config, parameters)
     shrinks = tuple(part.strip() for part in parameters.get(_SHRINKAGE, "").split(";"))
     binding = _one_of("io_binding", parameters.get("io_binding", "auto"), _BINDINGS)
+    padding = _one_of("batch_padding", parameters.get("batch_padding", "auto"), _PADDINGS)
     if kind != "GPU":
         chosen = "off" if binding == "auto" else binding
-        return Plan(((CPU, {}),), ("cpu", 0), chosen, session=session, shrinks=shrinks)
+        return Plan(
+            ((CPU, {}),),
+            ("cpu", 0),
+            chosen,
+            session=session,
+            shrinks=shrinks,
+            padding=padding,
+        )
     accelerators = _accelerators(config)
     device = {"device_id": str(device_id)}
     cuda = _cuda(accelerators.get("cuda"), parameters, config) | device
@@ -133,7 +149,7 @@ def plan(config: Mapping[str, Any], kind: str, device_id: int) -> Plan:
     asked = "on" if binding == "auto" else binding
     # A graph replays on the addresses that it was captured on.
     chosen = "fixed" if graphs else asked
-    return Plan(tuple(providers), ("cuda", device_id), chosen, graphs, session, shrinks)
+    return Plan(tuple(providers), ("cuda", device_id), chosen, graphs, session, shrinks, padding)
 
 
 def settle(wanted: Plan, available: Iterable[str], *, required: bool) -> Plan:
@@ -164,13 +180,7 @@ def settle(wanted: Plan, available: Iterable[str], *, required: bool) -> Plan:
             f"installed), or write kind: KIND_CPU into config.pbtxt"
         )
     binding = "off" if wanted.graphs or wanted.binding == "on" else wanted.binding
-    return Plan(
-        ((CPU, {}),),
-        ("cpu", 0),
-        binding,
-        session=wanted.session,
-        shrinks=wanted.shrinks,
-    )
+    return replace(wanted, providers=((CPU, {}),), device=("cpu", 0), binding=binding, graphs=False)
 
 
 def check_used(wanted: Plan, used: Iterable[str]) -> None:
@@ -226,8 +236,13 @@ def _accelerators(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def _cuda(
     accelerator: Mapping[str, str] | None, parameters: Mapping[str, str], config: Mapping[str, Any]
 ) -> dict[str, str]:
-    # Ours: powers of two, the native default, take up to twice the memory that a batch needs.
-    options = {"arena_extend_strategy": "kSameAsRequested"}
+    options = {
+        # Ours: powers of two, the native default, take up to twice the memory that a batch needs.
+        "arena_extend_strategy": "kSameAsRequested",
+        # Ours: each batch of another size has all convolutions planned anew
+        # (microsoft/onnxruntime#23006), over which the native default, EXHAUSTIVE, takes long.
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
     # Natively this is TensorRT's only; here the answers are the same, and come sooner.
     cuda = (config.get("optimization") or {}).get("cuda") or {}
     if cuda.get("graphs"):
