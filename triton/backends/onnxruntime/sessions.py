@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import bf16  # beside this file
+import engines  # beside this file
 import numpy as np
 import onnxruntime as ort
 import providers  # beside this file
@@ -66,7 +67,7 @@ class Session:
     """
 
     def __init__(self, path: Path, wanted: providers.Plan, types: Mapping[str, str]) -> None:
-        self.plan = wanted
+        self.plan = wanted = engines.name_engines(wanted, path)
         _load_libraries(wanted)
         # Without this, a provider that fails would leave the model on the CPU in silence.
         self.session = ort.InferenceSession(
