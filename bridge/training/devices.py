@@ -8,11 +8,14 @@ as Lightning's `ddp` has it, and the first alone reports, exports and writes. Th
 process group and die with it, so that killing the group ends all of a machine.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +44,7 @@ _Failure = tuple[type[BridgeError], str, bool]  # what to raise, and whether it 
 _RUN_ID = "slice"  # each has a store of its own
 _JOIN_S = 10.0
 _LOOK_EVERY_S = 0.2
+_LET_SEE_S = 2.0  # in which the launcher sees who died first, if somebody did
 
 
 def must_launch(world: int) -> bool:
@@ -53,6 +57,12 @@ def place() -> tuple[int, int]:
     if not distributed.is_torchelastic_launched():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def leave() -> None:
+    """Part from those that train together, at the same time as they do: NCCL waits for them."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def launch(  # noqa: PLR0913 - what, how often, and who is to be asked and told
@@ -174,13 +184,18 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
         torch.set_num_threads(max(1, (job.get("threads") or processors()) // here))
     try:
         work(job, report, stopping.is_set)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - told, and this process ends
         # From whichever comes first: the launcher ends the others as soon as one has ended. What
         # torch says may come of another's death.
         kind, text = told(error)
         surely = kind is not TrainingFailedError or isinstance(error, BridgeError)
         lines.put(("error", {"class": kind.__name__, "text": text, "surely": surely}))
-        raise
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        with contextlib.suppress(OSError):  # the log is where the disk may be full
+            traceback.print_exc()
+            sys.stderr.flush()
+        if not surely and place()[1] > 1:
+            time.sleep(_LET_SEE_S)
+        # Not by Python's way out: the others may wait for this one in a step of NCCL's, and this
+        # one for them in leaving. The launcher ends them.
+        os._exit(1)
+    leave()

@@ -13,7 +13,7 @@ import torch
 
 from bridge.errors import InvalidTrainingRequestError
 from bridge.training.architectures import Network
-from bridge.training.devices import place
+from bridge.training.devices import leave, place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
 from bridge.training.hyperparameters import Hyperparameters
@@ -60,6 +60,7 @@ def fit(
         network.load_state_dict(ended["network"])
     else:
         ended = _train(network, examples, parameters, slices, report)
+        leave()  # what comes now, each does alone
         if place()[0] == 0:
             slices.save(network, ended)
     network.cpu().eval()

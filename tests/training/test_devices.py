@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 
 import numpy as np
@@ -153,6 +155,37 @@ async def test_an_error_keeps_its_class_and_words(settings, tmp_path):
     with pytest.raises(InvalidTrainingRequestError, match="there are no labels 'ten'"):
         await run(settings, tmp_path, {"devices": 2, "class_weights": {"ten": 2}})
     assert trainers() == []
+
+
+IN_VAIN = """
+import multiprocessing, os, sys, time
+from bridge.training import devices
+
+def work(job, report, stop):
+    raise ValueError("a mistake")
+
+os.environ["LOCAL_WORLD_SIZE"] = "1"
+devices.distributed.is_initialized = lambda: True
+devices.distributed.destroy_process_group = lambda: time.sleep(1000)  # for the others
+context = multiprocessing.get_context("spawn")
+lines = context.SimpleQueue()
+if os.fork() == 0:
+    devices._run(os.getppid(), work, {}, lines, context.Event())
+print(os.waitstatus_to_exitcode(os.wait()[1]), *lines.get())
+"""
+
+
+def test_whoever_fails_waits_for_nobody():
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", IN_VAIN],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ran.stdout.startswith("1 error {'class': 'TrainingFailedError'")
+    assert "ValueError: a mistake" in ran.stdout
+    assert "Traceback" in ran.stderr
 
 
 @pytest.mark.usefixtures("architectures_of_a_user")
