@@ -117,7 +117,9 @@ class Slicer(Callback):
         kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - whatever else uses the global one
         return {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # Of this process's device alone: others may not be there where it goes on. A list, as
+            # older versions read and wrote: these of each device.
+            "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
             "python": random.getstate(),
             "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         }
@@ -134,7 +136,7 @@ class Slicer(Callback):
             return
         torch.set_rng_state(self._random["torch"])
         if torch.cuda.is_available() and self._random["cuda"]:
-            torch.cuda.set_rng_state_all(self._random["cuda"])
+            torch.cuda.set_rng_state(self._random["cuda"][0])
         random.setstate(self._random["python"])
         kind, keys, *rest = self._random["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
