@@ -13,6 +13,7 @@ import torch
 
 from bridge.errors import InvalidTrainingRequestError
 from bridge.training.architectures import Network
+from bridge.training.breath import breathing
 from bridge.training.devices import leave, place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
@@ -44,6 +45,7 @@ def fit(
         slices: where to begin, when to save and stop, and where.
         report: takes `{epoch, epochs, step, steps, loss, metric, value, samples_per_s,
             time_left_s, curve}`; `metric` and `value` are None until validation rows were judged.
+            `{stage}` where judging takes long.
 
     Returns:
         Metrics on the validation rows: `loss`, and `accuracy` or `rmse`, `mae` and `r2`;
@@ -63,8 +65,10 @@ def fit(
         leave()  # what comes now, each does alone
         if place()[0] == 0:
             slices.save(network, ended)
-    network.cpu().eval()
-    found = torch.cat(list(answers(network, examples.validation.inputs)))
+    with breathing(lambda: report({"stage": "judging"})):
+        network.to(_device()).eval()
+        found = torch.cat(list(answers(network, examples.validation.inputs)))
+    network.cpu()
     metrics = judge(network.task, found, torch.from_numpy(examples.validation.targets))
     return {**metrics, "epochs": ended["epochs"], "training_s": ended["training_s"]}
 
@@ -148,8 +152,21 @@ def judging_rows(inputs: Inputs, trained: int = 1) -> int:
 
 
 def answers(network: Network, inputs: Inputs) -> Iterator[torch.Tensor]:
-    """What callers will get for raw rows, a piece at a time."""
-    size = judging_rows(inputs)
+    """What callers will get for raw rows, a piece at a time.
+
+    They are computed where the network is, and come on the CPU.
+    """
+    size, device = judging_rows(inputs), next(network.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(inputs), size):
-            yield network.answer(torch.from_numpy(inputs[start : start + size]))
+            rows = torch.from_numpy(inputs[start : start + size])
+            yield network.answer(rows.to(device)).cpu()
+
+
+def _device() -> torch.device:
+    """Where this process has trained, or would have."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Convolutions round less then: what is judged is what is exported.
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")

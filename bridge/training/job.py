@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from bridge.errors import DatasetError, InvalidTrainingRequestError
 from bridge.repository import Signature
 from bridge.tensors import TensorSpec
 from bridge.training import architectures
+from bridge.training.breath import breathing
 from bridge.training.datasets import DatasetStore
 from bridge.training.devices import launch, must_launch, place
 from bridge.training.examples import Examples
@@ -34,7 +33,6 @@ from bridge.training.variants import check_variant
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
 
-_BREATH_S = 60.0
 _PIECE = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 _LIBRARIES = (
     "taskiq-triton-bridge",
@@ -71,27 +69,11 @@ def work(
             report("meeting", {"port": meeting.port, "dataset_hash": dataset_hash})
         else:
             meeting = Meeting(meet["address"], meet["port"], meet["rank"], parameters.num_nodes)
-        with _breathing(report) if meet["rank"] else contextlib.nullcontext():
+        silent = meet["rank"] > 0  # the first machine alone has progress to tell
+        with breathing(lambda: report("progress", {})) if silent else contextlib.nullcontext():
             launch(_train_together, together, parameters.devices, report, stop, meeting=meeting)
         if meet["rank"]:
             report("sliced", {})
-
-
-@contextmanager
-def _breathing(report: Report) -> Iterator[None]:
-    """Tell the parent that we are there, as the first machine alone has progress to tell."""
-
-    def breathe() -> None:
-        while not over.wait(_BREATH_S):
-            report("progress", {})
-
-    over, thread = threading.Event(), threading.Thread(target=breathe, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _train_together(job: dict[str, Any], report: Report, stop: Callable[[], bool]) -> None:
@@ -148,7 +130,8 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    proof = _proven(Trained(network, examples, signature, metrics), request.model, folder)
+    with breathing(lambda: report("progress", {"stage": "exporting"})):
+        proof = _proven(Trained(network, examples, signature, metrics), request.model, folder)
     timings = {"train_s": seconds, **proof.pop("timings")}
     about = {"dataset_hash": dataset_hash, **weights, **_about(examples, parameters)}
     report("result", {**proof, **about, "training_s": seconds, "timings": timings})

@@ -1,5 +1,7 @@
 """What the hyperparameters do, on data small enough for a second."""
 
+import time
+
 import lightning
 import numpy as np
 import pytest
@@ -7,11 +9,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bridge.errors import InvalidTrainingRequestError
+from bridge.training import breath
 from bridge.training.architectures import Network
 from bridge.training.examples import Examples, Rows
 from bridge.training.export import compare, export
 from bridge.training.feed import Feed
-from bridge.training.fit import fit, judging_rows
+from bridge.training.fit import answers, fit, judging_rows
 from bridge.training.hyperparameters import Hyperparameters
 from bridge.training.learner import Learner
 from bridge.training.losses import make_loss
@@ -270,3 +273,29 @@ def test_smaller_pieces_are_judged_alike(tmp_path, monkeypatch, batch_size, judg
     assert in_pieces == pytest.approx(at_once, rel=1e-5)
     for one, other in zip(seen[-1]["curve"], seen_in_pieces[-1]["curve"], strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_answers_are_computed_where_the_network_is():
+    class Elsewhere(torch.nn.Linear):
+        def answer(self, rows):
+            places.append(rows.device.type)
+            return torch.zeros(len(rows), 2)
+
+    places = []
+    found = list(answers(Elsewhere(4, 2, device="meta"), X))
+    assert places == ["meta"]
+    assert [len(piece) for piece in found] == [len(X)]
+
+
+def test_slow_judging_gives_signs_of_life(tmp_path, monkeypatch):
+    def slow(network, rows):
+        time.sleep(0.1)
+        return answer(network, rows)
+
+    answer = Network.answer
+    monkeypatch.setattr(Network, "answer", slow)
+    monkeypatch.setattr(breath, "_EVERY_S", 0.01)
+    _, metrics, seen = learn(tmp_path)
+    assert {"stage": "judging"} in seen
+    assert seen[0]["epoch"] == 1
+    assert 0 <= metrics["accuracy"] <= 1
