@@ -33,7 +33,7 @@ _INSTALL = "pip install 'taskiq-triton-bridge[embedded]', or set TRITON_URL to o
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _CANNOT_LOAD = 127  # the dynamic linker's exit code
 _INSTANCE_METRIC = "bridge_onnxruntime_session_info"
-_INSTANCE_LABELS = ("model", "version", "instance", "device", "provider")
+_INSTANCE_LABELS = ("model", "version", "instance", "device", "provider", "nodes")
 _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -110,7 +110,9 @@ class TritonServer(Server):
         """What the instances of ONNX models run on, as the backend tells Triton's metrics.
 
         Returns:
-            For each: `model`, `version`, `instance`, `device` (as `cuda:0`), `provider`.
+            For each: `model`, `version`, `instance`, `device` (as `cuda:0`), `provider`, `nodes`
+            (how many each provider computes, as `CUDAExecutionProvider:122,CPUExecutionProvider:3`;
+            empty where this ONNX Runtime does not tell).
         """
         text = await asyncio.to_thread(_read, self.metrics_url)
         return [

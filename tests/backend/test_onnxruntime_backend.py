@@ -242,6 +242,7 @@ async def test_each_instance_tells_what_it_runs_on(triton: TritonServer) -> None
         "version": "1",
         "device": "cpu:0",
         "provider": "CPUExecutionProvider",
+        "nodes": "CPUExecutionProvider:1",
     }
 
 

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bridgebench.gpu import nets, report
-from bridgebench.gpu.measuring import WAYS, Plan, in_flight
+from bridgebench.gpu import needs, nets, report
+from bridgebench.gpu.measuring import WAYS, InProcess, Measured, Plan, in_flight
 from bridgebench.gpu.presence import NoGpuError, find_gpus, parse
 from bridgebench.gpu.usage import Usage
 from bridgebench.pages import GPU, inserted
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parent.parent.parent
 CHECK = ROOT / "benchmarks" / "gpu.py"
 pytestmark = pytest.mark.timeout(900)
 
-LINE = "0, NVIDIA L4, 23034, 580.65.06, {busy}, {used}"
+UUID = "8b1ab1bb-0000-4444-8888-123456789abc"
+LINE = "0, GPU-" + UUID + ", NVIDIA L4, 23034, 580.65.06, {busy}, {used}"
+OTHER = "1, GPU-0, NVIDIA L4, 23034, 580.65.06, 100, 20000"
 
 
 def small_nets() -> list[nets.Net]:
@@ -92,6 +95,41 @@ def _program(name: str) -> str:
     pytest.fail(f"this test needs {name}: apt-get install {name}")
 
 
+def test_a_driver_too_old_is_refused_before_anything_is_installed(nvidia_smi):
+    path = nvidia_smi(LINE.format(busy=0, used=1).replace("580.65.06", "570.124.06"))
+    presence = ROOT / "benchmarks" / "bridgebench" / "gpu" / "presence.py"
+    for command in ([sys.executable, "-P", str(presence)], [sys.executable, "-P", str(CHECK)]):
+        ran = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PATH": path},
+        )
+        assert ran.returncode == 2, ran.stderr
+        assert "driver is 570.124.06" in ran.stderr
+        assert "580 or newer" in ran.stderr
+
+
+@pytest.mark.parametrize("torchs", ["12.8", None])
+def test_torch_for_another_cuda_is_refused(torchs):
+    needs.check_same_cuda("13.0", "13.2")
+    with pytest.raises(NoGpuError, match=f"for CUDA 13.0, and torch for {torchs}.*for CUDA 13;"):
+        needs.check_same_cuda("13.0", torchs)
+
+
+def test_the_gpu_is_that_which_cuda_shows_first(monkeypatch):
+    """With CUDA_VISIBLE_DEVICES=1, it is nvidia-smi's number 1."""
+    gpus = parse(OTHER.replace("1, ", "0, ", 1) + "\n" + LINE.format(busy=1, used=2))
+    uuids = iter([UUID, "MIG-instance"])
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda _: SimpleNamespace(uuid=next(uuids))
+    )
+    assert needs.first_of(gpus) is gpus[1]
+    assert needs.first_of(gpus) is None
+
+
 def test_a_gpu_without_the_right_onnxruntime_is_refused_too(nvidia_smi):
     ran = run(path=nvidia_smi(LINE.format(busy=0, used=1)))
     assert ran.returncode == 2, ran.stderr
@@ -114,18 +152,19 @@ def test_why_no_gpu_answers(nvidia_smi, said, code, reason):
 
 def test_what_nvidia_smi_says_is_read():
     text = LINE.format(busy=97, used=812) + "\n1, a line that is something else\n"
-    text += "2, NVIDIA A100-SXM4-80GB, 81920, 580.65.06, [N/A], 5\n"
+    text += "2, GPU-2, NVIDIA GB10, [N/A], 580.65.06, [N/A], [Not Supported]\n"
     first, second = parse(text)
     assert (first.name, first.memory_mb, first.driver) == ("NVIDIA L4", 23034, "580.65.06")
-    assert (first.utilisation, first.used_mb) == (97, 812)
-    assert (second.index, second.utilisation) == (2, 0)
+    assert (first.utilisation, first.used_mb, first.memory) == (97, 812, "23,034 MiB")
+    assert (second.index, second.uuid, second.memory) == (2, "GPU-2", "memory unknown")
+    assert (second.utilisation, second.used_mb) == (None, None)
 
 
 def test_usage_tells_what_has_changed(nvidia_smi):
-    nvidia_smi(LINE.format(busy=0, used=500))
-    with Usage(0) as usage:
+    nvidia_smi(OTHER + "\n" + LINE.format(busy=0, used=500))
+    with Usage(f"GPU-{UUID}") as usage:
         before = len(usage._samples)
-        nvidia_smi(LINE.format(busy=63, used=1700))
+        nvidia_smi(OTHER + "\n" + LINE.format(busy=63, used=1700))
         while len(usage._samples) < before + 2:
             usage._stop.wait(0.01)
     assert usage.grown_mb == 1200
@@ -134,26 +173,44 @@ def test_usage_tells_what_has_changed(nvidia_smi):
 
 def test_usage_without_an_answer_is_no_usage(nvidia_smi):
     nvidia_smi("broken", 9)
-    with Usage(0) as usage:
+    with Usage(f"GPU-{UUID}") as usage:
         pass
     assert (usage.grown_mb, usage.utilisation) == (0, 0)
 
 
+def test_usage_that_the_driver_does_not_tell_is_unknown(nvidia_smi):
+    nvidia_smi(LINE.format(busy="[N/A]", used="[N/A]"))
+    with Usage(f"GPU-{UUID}") as usage:
+        pass
+    assert (usage.grown_mb, usage.utilisation) == (None, None)
+    checks = report.check_usage("x", grown_mb=None, utilisation=None, least_mb=100)
+    assert [check.passed for check in checks] == [None, None]
+    [table] = report.used(checks).tables
+    assert [row[1:] for row in table.rows] == [("nvidia-smi does not tell", "not known")] * 2
+
+
 INSTANCE = {"model": "m", "version": "1", "instance": "m_0_0"}
+ALL, MOST, FEW = "{0}:5", "{0}:3,CPUExecutionProvider:2", "{0}:2,CPUExecutionProvider:2"
 
 
 @pytest.mark.parametrize(
     ("instances", "passed"),
     [
-        ([("cuda:0", "CUDAExecutionProvider")], True),
-        ([("cuda:0", "TensorrtExecutionProvider")], True),
-        ([("cuda:0", "CUDAExecutionProvider"), ("cpu:0", "CPUExecutionProvider")], False),
-        ([("cuda:0", "CPUExecutionProvider")], False),
+        ([("cuda:0", "CUDAExecutionProvider", ALL)], True),
+        ([("cuda:0", "CUDAExecutionProvider", MOST)], True),
+        ([("cuda:0", "CUDAExecutionProvider", FEW)], False),
+        ([("cuda:0", "CUDAExecutionProvider", "")], False),
+        ([("cuda:0", "TensorrtExecutionProvider", MOST + ",CUDAExecutionProvider:1")], True),
+        ([("cuda:0", "CUDAExecutionProvider", ALL), ("cpu:0", "CPUExecutionProvider", ALL)], False),
+        ([("cuda:0", "CPUExecutionProvider", ALL)], False),
         ([], False),
     ],
 )
 def test_one_session_on_processors_is_a_failure(instances, passed):
-    told = [INSTANCE | {"device": device, "provider": name} for device, name in instances]
+    told = [
+        INSTANCE | {"device": device, "provider": name, "nodes": nodes.format(name)}
+        for device, name, nodes in instances
+    ]
     assert report.check_instances("x", told, "cuda:").passed is passed
 
 
@@ -175,10 +232,40 @@ def test_saturation_is_the_best_batch_of_each_way():
             8: {"process": [100.0, 100.0], "direct": [90.0, 97.0], "queue": [85.0, 80.0]},
         }
     }
-    direct, queue = report.compare(plan, rates).findings
+    busy = {
+        net.name: {
+            1: {"direct": [0.2, 0.2], "queue": [0.93, 0.95]},
+            8: {"direct": [0.5, 0.7], "queue": [0.1, 0.1]},
+        }
+    }
+    found = report.compare(plan, Measured(rates, busy))
+    direct, queue = found.findings
+    assert "60% (direct gRPC) and 94% (through the queue)" in found.notes[-1]
+    assert found.data[net.name]["callers_busy"]["8"]["direct"] == [0.5, 0.7]
+    assert found.tables[0].rows[0][-2:] == ("20%", "94%")
     assert direct.value.values == (0.95, 0.97)
     assert queue.value.values == (0.85, 0.88)
     assert (direct.verdict, queue.verdict) == ("met", "missed by 4%")
+
+
+def test_in_process_is_set_up_as_our_backend_is(monkeypatch):
+    told = []
+
+    def opened(*_, providers, **__):
+        told.append(providers)
+        raise InterruptedError
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: told.append("libraries"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    for gpu in (True, False):
+        with pytest.raises(InterruptedError):
+            InProcess(small_nets()[0], gpu)
+    cuda = {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert told == [
+        "libraries",
+        [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"],
+        ["CPUExecutionProvider"],
+    ]
 
 
 def test_requests_in_flight_keep_batches_full():
@@ -221,6 +308,9 @@ def test_a_rehearsal_runs_everything_and_says_that_it_is_one(tmp_path):
     for net in found["scenarios"]["throughput"]["data"].values():
         for ways in net["rows_per_s"].values():
             assert {way: len(values) for way, values in ways.items()} == dict.fromkeys(WAYS, 1)
+            assert all(value > 0 for values in ways.values() for value in values)
+        for ways in net["callers_busy"].values():
+            assert set(ways) == {"direct", "queue"}
             assert all(value > 0 for values in ways.values() for value in values)
     assert found["scenarios"]["demo"]["data"]["agreement"] == 1.0
 

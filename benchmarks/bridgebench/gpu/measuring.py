@@ -1,7 +1,8 @@
 """Rows a second of the measured networks: in-process, by gRPC, and through the queue.
 
 Enters: a running stack, networks. Leaves: one figure for each repetition, network, batch and way,
-taken in turns so that what else the machine does meets all ways alike.
+taken in turns so that what else the machine does meets all ways alike; and how busy the callers of
+the two ways through Triton were, as they are one process.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,8 +50,19 @@ class Plan:
     """In all requests that wait for an answer; as many as keep a GPU busy."""
 
 
-Rates = dict[str, dict[int, dict[str, list[float]]]]
-"""Rows a second by network, batch and way; one for each repetition."""
+Figures = dict[str, dict[int, dict[str, list[float]]]]
+"""By network, batch and way; one for each repetition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of it."""
+
+    rates: Figures
+    """Rows a second."""
+    busy: Figures
+    """How many processors the callers' process took, for the two ways through Triton. Python does
+    one thing at a time: at 1 and above the callers may be what was measured."""
 
 
 @dataclass(slots=True)
@@ -66,6 +79,9 @@ class InProcess:
         Raises:
             RuntimeError: the GPU was left out.
         """
+        if self.gpu:
+            onnxruntime.preload_dlls()  # those of NVIDIA's wheels
+        cuda = {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}  # as our backend has it
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if not self.gpu:
@@ -74,7 +90,7 @@ class InProcess:
             self.net.model.SerializeToString(),
             options,
             providers=[
-                *([("CUDAExecutionProvider", {"device_id": "0"})] if self.gpu else []),
+                *([("CUDAExecutionProvider", cuda)] if self.gpu else []),
                 "CPUExecutionProvider",
             ],
             enable_fallback=0,
@@ -118,25 +134,30 @@ def lay(net: Net, repository: ModelRepository, plan: Plan) -> None:
     onnx.save(net.model, str(folder / "1" / "model.onnx"))
 
 
-async def measure(plan: Plan, settings: Settings, say: Callable[[str], None]) -> Rates:
+async def measure(
+    plan: Plan,
+    settings: Settings,
+    watched: AbstractContextManager[object],
+    say: Callable[[str], None],
+) -> Measured:
     """Everything, on a stack that runs.
 
     Args:
         plan: how much.
         settings: the stack's.
+        watched: looks at the GPU while Triton alone uses it.
         say: gets a line for people now and then.
 
     Raises:
         ValueError: the ways answer differently.
     """
-    rates: Rates = {net.name: {b: defaultdict(list) for b in plan.batches} for net in plan.nets}
+    rates, busy = _none_yet(plan), _none_yet(plan)
     async with (
         BridgeClient(settings) as client,
         TritonClient.from_settings(settings) as triton,
     ):
-        for net in plan.nets:
-            lay(net, ModelRepository(settings.model_repository), plan)
-            await triton.load(net.name)
+        with watched:
+            await _use(plan, triton, ModelRepository(settings.model_repository))
         own = {net.name: InProcess(net, plan.gpu) for net in plan.nets}
         for repetition in range(plan.repetitions):
             for net in plan.nets:
@@ -153,12 +174,32 @@ async def measure(plan: Plan, settings: Settings, say: Callable[[str], None]) ->
                         await asyncio.to_thread(own[net.name].rows_per_s, rows, plan.seconds)
                     )
                     for way, call in calls.items():
-                        loop = await side_by_side(
-                            call, in_flight(batch, plan.rows_in_flight), plan.seconds
-                        )
-                        found[way].append(loop.per_s * batch)
+                        per_s, share = await _called(plan, call, batch)
+                        found[way].append(per_s * batch)
+                        busy[net.name][batch][way].append(share)
                 say(f"  {repetition + 1}/{plan.repetitions} {net.title}: {_shown(rates[net.name])}")
-    return rates
+    return Measured(rates, busy)
+
+
+def _none_yet(plan: Plan) -> Figures:
+    return {net.name: {batch: defaultdict(list) for batch in plan.batches} for net in plan.nets}
+
+
+async def _use(plan: Plan, triton: TritonClient, repository: ModelRepository) -> None:
+    """Load the networks into Triton, and have each of them compute for a while."""
+    for net in plan.nets:
+        lay(net, repository, plan)
+        await triton.load(net.name)
+    batch = max(plan.batches)
+    for net in plan.nets:
+        await _called(plan, direct(triton, net.name, net.rows(batch)), batch)
+
+
+async def _called(plan: Plan, call: Call, batch: int) -> tuple[float, float]:
+    """Calls a second, and how many processors this process took."""
+    begun, computed = time.perf_counter(), time.process_time()
+    loop = await side_by_side(call, in_flight(batch, plan.rows_in_flight), plan.seconds)
+    return loop.per_s, (time.process_time() - computed) / (time.perf_counter() - begun)
 
 
 def in_flight(batch: int, rows: int) -> int:

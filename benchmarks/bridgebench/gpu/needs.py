@@ -2,7 +2,19 @@
 
 import onnxruntime
 
-from bridgebench.gpu.presence import Gpu, NoGpuError, find_gpus
+from bridgebench.gpu.presence import Gpu, NoGpuError, check_driver, find_gpus
+
+
+def first_of(gpus: list[Gpu]) -> Gpu | None:
+    """The one that CUDA calls device 0, whatever CUDA_VISIBLE_DEVICES says.
+
+    Returns:
+        None: nvidia-smi does not list it, as with MIG.
+    """
+    import torch  # noqa: PLC0415 - takes seconds
+
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid), None)
 
 
 def require_gpu() -> list[Gpu]:
@@ -12,6 +24,7 @@ def require_gpu() -> list[Gpu]:
         NoGpuError: what is missing, and what to do.
     """
     found = find_gpus()
+    check_driver(found[0])
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise NoGpuError(
             "there is a GPU, and this onnxruntime has no CUDAExecutionProvider: it is the build "
@@ -26,4 +39,23 @@ def require_gpu() -> list[Gpu]:
             f"processors, or the driver ({found[0].driver}) is older than its CUDA "
             f"({torch.version.cuda}); see pytorch.org, Get started"
         )
+    check_same_cuda(onnxruntime.cuda_version, torch.version.cuda)
     return found
+
+
+def check_same_cuda(onnxruntimes: str, torchs: str | None) -> None:
+    """See that both are built for one CUDA: one process loads cuDNN once.
+
+    Args:
+        onnxruntimes: for which `onnxruntime-gpu` is built: "13.0".
+        torchs: for which torch is.
+
+    Raises:
+        NoGpuError: they are not.
+    """
+    wanted = onnxruntimes.partition(".")[0]
+    if wanted != str(torchs).partition(".")[0]:
+        raise NoGpuError(
+            f"onnxruntime is built for CUDA {onnxruntimes}, and torch for {torchs}: install a "
+            f"torch for CUDA {wanted}; see pytorch.org, Get started"
+        )

@@ -1,7 +1,7 @@
 """Whether an NVIDIA GPU answers here, and what is missing if not. The standard library only.
 
 Run by its path, it prints the GPUs, or the reason and the remedy with exit code 2: `make gpu-check`
-asks it before gigabytes are installed.
+asks it before gigabytes are installed. So it does where the driver is too old for what these need.
 """
 
 import csv
@@ -11,8 +11,17 @@ import sys
 from dataclasses import dataclass
 
 EXIT_NO_GPU = 2
-_FIELDS = ("index", "name", "memory.total", "driver_version", "utilization.gpu", "memory.used")
+_FIELDS = (
+    "index",
+    "uuid",
+    "name",
+    "memory.total",
+    "driver_version",
+    "utilization.gpu",
+    "memory.used",
+)
 _TIMEOUT_S = 60.0
+_LEAST_DRIVER = 580  # of CUDA 13, for which the onnxruntime-gpu of constraints.txt is built
 
 
 class NoGpuError(Exception):
@@ -24,13 +33,20 @@ class Gpu:
     """One GPU as the driver sees it."""
 
     index: int
+    uuid: str
+    """"GPU-", and what CUDA calls so."""
     name: str
-    memory_mb: float
-    """In MiB, as nvidia-smi has it; so is `used_mb`."""
+    memory_mb: float | None
+    """In MiB, as nvidia-smi has it; so is `used_mb`. None: it does not tell, as with MIG."""
     driver: str
-    utilisation: float
-    """Percent of the last moments in which something ran on it."""
-    used_mb: float
+    utilisation: float | None
+    """Percent of the last moments in which something ran on it; None as above."""
+    used_mb: float | None
+
+    @property
+    def memory(self) -> str:
+        """As a person reads it."""
+        return "memory unknown" if self.memory_mb is None else f"{self.memory_mb:,.0f} MiB"
 
 
 def find_gpus() -> list[Gpu]:
@@ -73,25 +89,40 @@ def find_gpus() -> list[Gpu]:
 
 
 def parse(text: str) -> list[Gpu]:
-    """GPUs from nvidia-smi's lines; what it does not know of one is 0."""
+    """GPUs from nvidia-smi's lines."""
     return [
-        Gpu(int(row[0]), row[1], _number(row[2]), row[3], _number(row[4]), _number(row[5]))
+        Gpu(int(row[0]), row[1], row[2], _number(row[3]), row[4], *map(_number, row[5:]))
         for row in csv.reader(text.splitlines(), skipinitialspace=True)
         if len(row) == len(_FIELDS)
     ]
 
 
-def _number(text: str) -> float:
+def check_driver(gpu: Gpu) -> None:
+    """See that the driver can do what is to be installed.
+
+    Raises:
+        NoGpuError: it is too old.
+    """
+    major = gpu.driver.partition(".")[0]
+    if major.isdecimal() and int(major) < _LEAST_DRIVER:
+        raise NoGpuError(
+            f"the NVIDIA driver is {gpu.driver}, and onnxruntime-gpu needs CUDA 13, whose driver "
+            f"is {_LEAST_DRIVER} or newer: install that on the machine itself, and restart"
+        )
+
+
+def _number(text: str) -> float | None:
     try:
         return float(text)
-    except ValueError:  # "[N/A]"
-        return 0.0
+    except ValueError:  # "[N/A]", "[Not Supported]"
+        return None
 
 
 if __name__ == "__main__":
     try:
         for gpu in find_gpus():
-            print(f"GPU {gpu.index}: {gpu.name}, {gpu.memory_mb:,.0f} MiB, driver {gpu.driver}")
+            check_driver(gpu)
+            print(f"GPU {gpu.index}: {gpu.name}, {gpu.memory}, driver {gpu.driver}")
     except NoGpuError as reason:
         print(reason, file=sys.stderr)
         sys.exit(EXIT_NO_GPU)

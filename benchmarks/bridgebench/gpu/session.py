@@ -29,6 +29,7 @@ from bridgebench import pages
 from bridgebench.findings import Report
 from bridgebench.gpu import report
 from bridgebench.gpu.measuring import Plan, measure
+from bridgebench.gpu.needs import first_of
 from bridgebench.gpu.presence import Gpu
 from bridgebench.gpu.usage import Usage
 from bridgebench.machine import describe_machine
@@ -74,20 +75,21 @@ async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool
     """
     begun, started = time.monotonic(), datetime.now(UTC)
     machine = describe_machine()
+    gpu = first_of(gpus) if gpus else None
+    usages = {what: Usage(gpu.uuid) if gpu else None for what in (_DEMO, _MEASURING)}
     say(_DEMO)
-    with _watched(gpus) as usage:
+    with usages[_DEMO] or nullcontext():
         demo = await run_demo(check.hyperparameters)
+    say(_MEASURING)
+    measured, instances = await _measure(check, usages[_MEASURING] or nullcontext(), say)
+    weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
     checks = [
         _trained(demo, check, gpus),
         report.check_instances(_DEMO, demo["served_on"], _device(gpus)),
+        *_used(_DEMO, gpus, usages[_DEMO], _TRAINING_MB),
+        report.check_instances(_MEASURING, instances, _device(gpus)),
+        *_used(_MEASURING, gpus, usages[_MEASURING], weights),
     ]
-    checks += _usage(_DEMO, usage, _TRAINING_MB)
-    say(_MEASURING)
-    with _watched(gpus) as usage:
-        measured, instances = await _measure(check, say)
-    checks.append(report.check_instances(_MEASURING, instances, _device(gpus)))
-    weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
-    checks += _usage(_MEASURING, usage, weights)
     facts = {
         "schema": _SCHEMA,
         "started": started.strftime("%Y-%m-%d %H:%M UTC"),
@@ -101,13 +103,17 @@ async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool
     }
     _write(check.out, facts, [report.used(checks), measured, report.demonstrated(demo)])
     for each in checks:
-        say(f"  {'yes' if each.passed else 'NO '} {each.title}: {each.seen}")
+        say(f"  {report.WORDS[each.passed]} {each.title}: {each.seen}")
     for finding in measured.findings:
         say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
-    return all(each.passed for each in checks)
+    for note in measured.notes:
+        say(f"  {note}")
+    return all(each.passed is not False for each in checks)
 
 
-async def _measure(check: Check, say: Callable[[str], None]) -> tuple[Report, list[dict[str, str]]]:
+async def _measure(
+    check: Check, watched: AbstractContextManager[object], say: Callable[[str], None]
+) -> tuple[Report, list[dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         # What RabbitMQ would not carry travels beside it, as it should in production.
         store = SecretStr(Path(folder).as_uri())
@@ -116,10 +122,10 @@ async def _measure(check: Check, say: Callable[[str], None]) -> tuple[Report, li
             settings, private=True, workers=check.workers, training_workers=0
         ) as stack:
             say(f"  tasks wait in {stack.settings.bridge_queue}")
-            rates = await measure(check.plan, stack.settings, say)
+            measured = await measure(check.plan, stack.settings, watched, say)
             server = next(part.server for part in stack.parts if part.name == "triton")
             assert isinstance(server, TritonServer)  # noqa: S101 - a private stack has its own
-            return report.compare(check.plan, rates), await server.instances()
+            return report.compare(check.plan, measured), await server.instances()
 
 
 def _trained(demo: dict[str, Any], check: Check, gpus: list[Gpu]) -> report.Check:
@@ -129,15 +135,15 @@ def _trained(demo: dict[str, Any], check: Check, gpus: list[Gpu]) -> report.Chec
     return report.Check("training", seen, demo["passed"] or not gpus)
 
 
-def _watched(gpus: list[Gpu]) -> AbstractContextManager[Usage | None]:
-    return Usage(gpus[0].index) if gpus else nullcontext()
-
-
-def _usage(what: str, usage: Usage | None, least_mb: float) -> list[report.Check]:
-    if usage is None:
+def _used(what: str, gpus: list[Gpu], usage: Usage | None, least_mb: float) -> list[report.Check]:
+    """What nvidia-smi said meanwhile, if there are GPUs, and it lists the one that was used."""
+    if not gpus:
         return []
     return report.check_usage(
-        what, grown_mb=usage.grown_mb, utilisation=usage.utilisation, least_mb=least_mb
+        what,
+        grown_mb=usage.grown_mb if usage else None,
+        utilisation=usage.utilisation if usage else None,
+        least_mb=least_mb,
     )
 
 
@@ -146,7 +152,7 @@ def _device(gpus: list[Gpu]) -> str:
 
 
 def _versions(gpus: list[Gpu]) -> dict[str, str]:
-    versions = {f"GPU {gpu.index}": f"{gpu.name} ({gpu.memory_mb:,.0f} MiB)" for gpu in gpus}
+    versions = {f"GPU {gpu.index}": f"{gpu.name} ({gpu.memory})" for gpu in gpus}
     if gpus:
         versions["driver"] = gpus[0].driver
         versions["torch's CUDA"] = str(torch.version.cuda)

@@ -10,28 +10,33 @@ _EVERY_S = 0.2
 
 
 class Usage:
-    """`with Usage(index) as usage: ...; usage.grown_mb, usage.utilisation`.
+    """`with Usage(uuid) as usage: ...; usage.grown_mb, usage.utilisation`.
 
     Args:
-        index: of the GPU.
+        uuid: of the GPU, as nvidia-smi has it.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        self._index = index
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
         self._samples: list[Gpu] = []
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="gpu-usage", daemon=True)
 
     @property
-    def grown_mb(self) -> float:
-        """How far memory rose above what it was at the beginning, in MiB."""
-        used = [sample.used_mb for sample in self._samples]
-        return max(used) - used[0] if used else 0.0
+    def grown_mb(self) -> float | None:
+        """How far memory rose above what it was at the beginning, in MiB; None: nobody knows."""
+        used = [sample.used_mb for sample in self._samples if sample.used_mb is not None]
+        if not used:
+            return None if self._samples else 0.0
+        return max(used) - used[0]
 
     @property
-    def utilisation(self) -> float:
-        """The highest share of time in which something ran, in percent."""
-        return max((sample.utilisation for sample in self._samples), default=0.0)
+    def utilisation(self) -> float | None:
+        """The highest share of time in which something ran, in percent; None: nobody knows."""
+        found = [each.utilisation for each in self._samples if each.utilisation is not None]
+        if not found:
+            return None if self._samples else 0.0
+        return max(found)
 
     def __enter__(self) -> Self:
         self._look()
@@ -56,4 +61,4 @@ class Usage:
             found = find_gpus()
         except NoGpuError:  # a moment's silence is no finding; no samples at all are
             return
-        self._samples += [gpu for gpu in found if gpu.index == self._index]
+        self._samples += [gpu for gpu in found if gpu.uuid == self._uuid]

@@ -287,6 +287,7 @@ def _report(args: dict[str, str], described: dict[str, Any]) -> Any:
                 "instance": name,
                 "device": described["device"],
                 "provider": described["providers"][0],
+                "nodes": ",".join(f"{name}:{n}" for name, n in described["nodes"].items()),
             }
         )
         metric.set(1)
