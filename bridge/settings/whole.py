@@ -25,9 +25,9 @@ from pydantic_settings import SettingsError as SettingsSourceError
 
 from bridge.certificates import TlsFiles, check_files
 from bridge.errors import SettingsError
-from bridge.mistyped import mistyped
-from bridge.telemetry_settings import TelemetrySettings
-from bridge.training_settings import TrainingSettings
+from bridge.settings.mistyped import mistyped
+from bridge.settings.telemetry import TelemetrySettings
+from bridge.settings.training import TrainingSettings
 
 ExchangeType = Literal["topic", "direct", "fanout", "headers"]
 QueueType = Literal["quorum", "classic"]
