@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bridge.channels import listen
-from bridge.replies import Replies
+from bridge.client.replies import Replies
 
 LOST = [
     RedisConnectionError("lost"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.arrays import InferenceResult, decode_reply
+from bridge.client import InferenceResult, decode_reply
 from bridge.errors import BridgeError
 from bridge.messages import decode_result
 from bridgechaos.entries import Entry, Found

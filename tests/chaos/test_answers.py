@@ -8,7 +8,7 @@ from bridgechaos.entries import Entry, Want
 from bridgechaos.models import MOODY, STEADY, Models
 from taskiq import TaskiqResult
 
-from bridge.arrays import InferenceResult
+from bridge.client import InferenceResult
 from bridge.errors import InferenceFailedError
 from bridge.messages import encode_result
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from bridge.handles import TaskHandle
+from bridge.client.handles import TaskHandle
 from bridge.training.child import BUSY
 from bridgebench.findings import Finding, Report, Spread, Table, number
 from bridgebench.scenarios.run import Run

@@ -1,14 +1,4 @@
-"""The producer's door: submit, await, follow. Pulls neither torch nor tritonclient.
-
-Enters: model names and numpy arrays. Leaves: numpy arrays, or the task's error, raised. Large
-arrays go beside their message, into the payload store, if one is set. Results are pushed: one
-Redis subscription for the client, however many tasks it waits for; a read now and then covers a
-connection that broke.
-
-    async with BridgeClient() as client:
-        result = await client.infer("digits", {"image": images})
-        result.outputs["logits"]
-"""
+"""The client itself: connects, submits, and gives handles of what was submitted."""
 
 import contextlib
 import time
@@ -23,20 +13,11 @@ from taskiq import TaskiqResult
 from taskiq.exceptions import SendTaskError
 from taskiq.kicker import AsyncKicker
 
-from bridge.arrays import (
-    InferenceResult,
-    decode_reply,
-    encode_inputs,
-    receive_reply,
-    send_inputs,
-)
 from bridge.cancellations import cancel
-from bridge.errors import (
-    BridgeError,
-    NoPayloadStoreError,
-    QueueError,
-)
-from bridge.handles import InferenceHandle, TaskHandle
+from bridge.client.arrays import InferenceResult, receive_reply, send_inputs
+from bridge.client.handles import InferenceHandle, TaskHandle
+from bridge.client.replies import Replies, Waiter
+from bridge.errors import BridgeError, NoPayloadStoreError, QueueError
 from bridge.jobs import Job
 from bridge.labels import DEADLINE, PRIORITY, SENT_AT
 from bridge.messages import CONTENT_TYPE, MSGPACK
@@ -46,22 +27,10 @@ from bridge.queues import Broker, Kind, build_broker
 from bridge.queues.reach import using_redis
 from bridge.queues.trouble import redis_trouble
 from bridge.references import StoredTensor, own_keys
-from bridge.replies import Replies, Waiter
 from bridge.results import REPLY_TO
 from bridge.settings import Settings, load_settings
 from bridge.tensors import Array, raw_view
 from bridge.trainings import Trainings
-
-__all__ = [
-    "BridgeClient",
-    "InferenceHandle",
-    "InferenceResult",
-    "StoredTensor",
-    "TaskHandle",
-    "decode_reply",
-    "encode_inputs",
-]
-
 
 _KEYS = uuid.UUID("6b1f5f5e-8d0c-4d0e-9c53-6a0d5c9b7a11")  # the namespace of idempotency keys
 

@@ -1,48 +1,21 @@
 """What a caller holds of a task that was submitted."""
 
 import asyncio
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from taskiq import TaskiqResult
-
-from bridge.arrays import InferenceResult
+from bridge.client.arrays import InferenceResult
+from bridge.client.replies import Waiter
 from bridge.errors import BridgeError, ResultTimeoutError
 from bridge.references import own_keys
-from bridge.replies import Waiter
 
-
-class Client(Protocol):
-    """What handles need of `BridgeClient`."""
-
-    async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
-        """Wait until a task has a result."""
-        ...
-
-    async def progress(self, task_id: str) -> dict[str, Any] | None:
-        """A task's last progress report."""
-        ...
-
-    async def cancel(self, task_id: str, *, now: bool = False) -> bool:
-        """Have a task not run."""
-        ...
-
-    async def pause(self, task_id: str) -> bool:
-        """Have a training wait."""
-        ...
-
-    async def resume(self, task_id: str) -> bool:
-        """Have a training go on."""
-        ...
-
-    async def read_reply(self, reply: dict[str, Any], *, keep: bool = False) -> InferenceResult:
-        """The return value of `ml_inference` as arrays."""
-        ...
+if TYPE_CHECKING:
+    from bridge.client.door import BridgeClient
 
 
 class TaskHandle:
     """A submitted task. Keep `task_id` to come back to it: `client.handle(task_id)`."""
 
-    def __init__(self, client: Client, task_id: str, waiter: Waiter | None) -> None:
+    def __init__(self, client: "BridgeClient", task_id: str, waiter: Waiter | None) -> None:
         self.task_id = task_id
         self._client = client
         self._waiter = waiter
