@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridge import errors
 from bridge.batcher import Batcher
-from bridge.limit import Limit
+from bridge.batcher.limit import Limit
 from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, TensorSpec, join_rows, split_rows
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from bridge.batcher.limit import Limit
 from bridge.errors import BridgeError, InferenceTimeoutError
-from bridge.limit import Limit
 from bridge.specs import InferReply
 from bridge.tensors import Tensor
 

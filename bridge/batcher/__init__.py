@@ -16,6 +16,7 @@ from contextvars import Context
 from functools import partial
 from typing import Protocol
 
+from bridge.batcher.lanes import Item, Lane, LaneKey, Model, Reply
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
@@ -23,7 +24,6 @@ from bridge.errors import (
     ShapeError,
     TritonRefusedError,
 )
-from bridge.lanes import Item, Lane, LaneKey, Model, Reply
 from bridge.observer import SILENT, Observer
 from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, join_rows, split_rows
