@@ -16,9 +16,9 @@ import msgpack
 from taskiq import TaskiqResult
 
 with atheris.instrument_imports(include=["bridge"]):
-    from bridge import errors, wire
+    from bridge import errors
     from bridge.forms import parse_tensor
-    from bridge.messages import Formatter, decode_result, encode_result, read_labels
+    from bridge.messages import Formatter, decode_result, encode_result, read_labels, wire
     from bridge.references import own_keys, parse_stored
     from bridge.results import decode_push
     from bridge.settings import Settings

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import ENTRIES, SPEC_SHAPES, VALUES
 from taskiq import TaskiqMessage, TaskiqResult
 
-from bridge import errors, wire
+from bridge import errors
 from bridge.errors import error_text
 from bridge.forms import parse_tensor
 from bridge.inputs import read_inputs
@@ -22,6 +22,7 @@ from bridge.messages import (
     decode_result,
     encode_result,
     read_labels,
+    wire,
 )
 from bridge.references import StoredTensor
 from bridge.results import decode_push

@@ -23,7 +23,7 @@ from bridge.errors import (
     error_class,
     error_text,
 )
-from bridge.wire import is_json, pack, unpack
+from bridge.messages.wire import is_json, pack, unpack
 
 CONTENT_TYPE = "content_type"
 """Label that names a message's format; absent: JSON."""
