@@ -19,7 +19,7 @@ from bridge.errors import (
     MalformedTensorError,
     ShapeError,
 )
-from bridge.lists import MAX_RANK, any_shape, from_lists
+from bridge.forms.lists import MAX_RANK, any_shape, from_lists
 from bridge.tensors import DTYPES, Array, Shape, Tensor, TensorSpec, raw_view, unpack_bytes
 
 
