@@ -8,7 +8,7 @@ import pytest
 from bridge import errors
 from bridge.batcher import Batcher
 from bridge.inference import Inference, Request
-from bridge.outage import Outage
+from bridge.inference.outage import Outage
 from bridge.specs import InferReply, ModelSpec
 from bridge.tensors import Tensor, TensorSpec
 

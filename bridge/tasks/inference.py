@@ -27,10 +27,10 @@ from bridge.crashes import report, turn_of_suspect
 from bridge.deliveries import Turn
 from bridge.errors import InvalidInputError, PayloadMissingError
 from bridge.inference import Inference, Request
+from bridge.inference.outage import Outage
 from bridge.labels import DELAY, timeout_of
 from bridge.messages import is_binary
 from bridge.names import check_name
-from bridge.outage import Outage
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
 from bridge.tasks.health import Watched, answering

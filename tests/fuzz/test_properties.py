@@ -14,7 +14,7 @@ from taskiq import TaskiqMessage, TaskiqResult
 from bridge import errors
 from bridge.errors import error_text
 from bridge.forms import parse_tensor
-from bridge.inputs import read_inputs
+from bridge.inference.inputs import read_inputs
 from bridge.messages import (
     CONTENT_TYPE,
     MSGPACK,

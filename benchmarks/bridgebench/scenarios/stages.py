@@ -12,7 +12,7 @@ from typing import Any
 from taskiq import TaskiqResult
 
 from bridge.forms import render_tensor
-from bridge.inputs import read_inputs
+from bridge.inference.inputs import read_inputs
 from bridge.messages import Formatter, encode_result, is_binary
 from bridge.tensors import Tensor, join_rows, split_rows
 from bridge.triton_client import TritonClient

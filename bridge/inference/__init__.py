@@ -20,9 +20,9 @@ from bridge.errors import (
     TritonUnavailableError,
 )
 from bridge.forms import Form, render_tensor
-from bridge.inputs import checked_version, read_inputs
+from bridge.inference.inputs import checked_version, read_inputs
+from bridge.inference.outage import Outage
 from bridge.names import check_name
-from bridge.outage import Outage
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor
 from bridge.specs import InferReply, ModelSpec
