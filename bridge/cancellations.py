@@ -16,7 +16,7 @@ from taskiq import TaskiqResult
 from bridge.background import end
 from bridge.channels import listen
 from bridge.errors import TaskCancelledError, TooLateError
-from bridge.job_scripts import CANCEL, keys_of
+from bridge.jobs.scripts import CANCEL, keys_of
 from bridge.messages import encode_result
 
 _KEY, _CHANNEL = "bridge:cancelled", "bridge:cancel"

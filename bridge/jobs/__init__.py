@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple, Self
 from redis.asyncio import Redis
 
 from bridge.channels import REDIS_LOST, tell, until_answered
-from bridge.job_scripts import (
+from bridge.jobs.scripts import (
     CLAIM,
     COMMIT,
     EXPIRE,
