@@ -5,16 +5,13 @@ What already answers where the settings say is used as it is; only what is missi
 """
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import SecretStr
 
-from bridge.background import cancel_once
 from bridge.embedded.dashboard import DashboardServer
 from bridge.embedded.parts import (
     Part,
@@ -27,8 +24,8 @@ from bridge.embedded.parts import (
 from bridge.embedded.ports import free_ports
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
 from bridge.embedded.redis import RedisServer
-from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
+from bridge.embedded.supervision import Supervision, all_or_nothing
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.variables import absolute, as_variables, no_files
 from bridge.embedded.workers import WorkerKind, WorkerPool
@@ -36,9 +33,6 @@ from bridge.errors import RuntimeStartError
 from bridge.settings import Settings, bracketed
 
 __all__ = ["Part", "PartState", "QueueChoice", "Stack"]
-
-_MAX_RESTARTS = 3
-_RESTART_WINDOW_S = 60.0
 
 
 class QueueChoice(StrEnum):
@@ -78,13 +72,13 @@ class Stack:
         on_change: Callable[[Part], None] | None = None,
     ) -> None:
         self.settings = self._given = absolute(settings)
-        self.parts: list[Part] = []
+        self._supervision = Supervision(on_change)
+        self.parts = self._supervision.parts
         self._private = private
         self._queue = queue
         self._workers = settings.ml_worker_count if workers is None else workers
         self._training_workers = training_workers
         self._dashboard = dashboard
-        self._on_change = on_change
         self._state = StateFolder()
 
     @property
@@ -127,15 +121,7 @@ class Stack:
         Raises:
             RuntimeStartError: a part ended once too often, or does not start again.
         """
-        own = [self._supervise(part, part.server) for part in self.parts if part.server]
-        stopping = asyncio.ensure_future(stop.wait())
-        watching = [asyncio.ensure_future(supervision) for supervision in own]
-        try:
-            done, _ = await asyncio.wait([stopping, *watching], return_when="FIRST_COMPLETED")
-            for task in done - {stopping}:
-                task.result()
-        finally:
-            await cancel_once(stopping, *watching)
+        await self._supervision.watch(stop)
 
     async def _start(self) -> None:
         self._use_folders()
@@ -147,8 +133,8 @@ class Stack:
             servers.append(self._start_dashboard())
         queue = QueueChoice.RABBITMQ if use_rabbitmq else QueueChoice.REDIS_STREAMS
         self._point_at(bridge_queue=queue.value)
-        await _all_or_nothing(servers)
-        await _all_or_nothing(
+        await all_or_nothing(servers)
+        await all_or_nothing(
             self._start_workers(kind, count)
             for kind, count in self._worker_counts().items()
             if count > 0
@@ -194,10 +180,10 @@ class Stack:
 
     async def _start_rabbitmq(self) -> None:
         if not self._private and await rabbitmq_runs(self.settings):
-            self._add_found("rabbitmq", self.settings.rabbitmq_shown)
+            self._supervision.add_found("rabbitmq", self.settings.rabbitmq_shown)
             return
         server = RabbitMQServer(self._state)
-        await self._start_part("rabbitmq", server, server.address)
+        await self._supervision.start("rabbitmq", server, server.address)
         self._point_at(
             rabbitmq_host="127.0.0.1",
             rabbitmq_port=server.port,
@@ -210,22 +196,22 @@ class Stack:
 
     async def _start_redis(self) -> None:
         if not self._private and await redis_runs(self.settings):
-            self._add_found("redis", self.settings.redis_shown)
+            self._supervision.add_found("redis", self.settings.redis_shown)
             return
         server = RedisServer(self._state)
-        await self._start_part("redis", server, server.address)
+        await self._supervision.start("redis", server, server.address)
         payloads = self.settings.payload_connect_url or ""
         kept = payloads.startswith("rediss:")  # a payload store may need them
         self._point_at(redis_url=SecretStr(server.url), **({} if kept else no_files("redis")))
 
     async def _start_triton(self) -> None:
         if not self._private and await triton_runs(self.settings):
-            self._add_found("triton", self.settings.triton_url)
+            self._supervision.add_found("triton", self.settings.triton_url)
             return
         server = TritonServer(
             self._state, self.settings.model_repository, traces_url=self.settings.traces_url
         )
-        await self._start_part("triton", server, server.address)
+        await self._supervision.start("triton", server, server.address)
         self._point_at(
             triton_url=server.address,
             triton_admin_key=SecretStr(server.admin_key),
@@ -236,10 +222,10 @@ class Stack:
     async def _start_dashboard(self) -> None:
         url = self.settings.taskiq_dashboard_url
         if url is not None and not self._private and await dashboard_runs(url):
-            self._add_found("dashboard", url)
+            self._supervision.add_found("dashboard", url)
             return
         server = DashboardServer(self._state)
-        await self._start_part("dashboard", server, server.url)
+        await self._supervision.start("dashboard", server, server.url)
         self._point_at(
             taskiq_dashboard_url=server.url, taskiq_dashboard_token=SecretStr(server.token)
         )
@@ -257,7 +243,7 @@ class Stack:
         environment |= {"BRIDGE_METRICS_HOST": host, "BRIDGE_METRICS_PORT": str(port)}
         pool = WorkerPool(self._state, kind, count, environment)
         metrics = f"http://{bracketed(host)}:{port}/metrics"
-        await self._start_part(f"{kind} worker", pool, f"{count} on {queue}", metrics)
+        await self._supervision.start(f"{kind} worker", pool, f"{count} on {queue}", metrics)
 
     def _metrics_address(self, kind: WorkerKind) -> tuple[str, int]:
         """Each pool has a port of its own; the inference pool the one that is set."""
@@ -266,72 +252,13 @@ class Stack:
         host = self._given.bridge_metrics_host if told else "127.0.0.1"
         return host, given or free_ports(1)[0]
 
-    async def _start_part(
-        self, name: str, server: Server, address: str, metrics: str | None = None
-    ) -> None:
-        part = Part(name, address, PartState.STARTING, server, metrics)
-        self.parts.append(part)
-        await self._bring_up(part, server)
-
-    async def _bring_up(self, part: Part, server: Server) -> None:
-        self._report(part, part.state)
-        try:
-            await server.start()
-        except RuntimeStartError:
-            self._report(part, PartState.FAILED)
-            raise
-        self._report(part, PartState.RUNNING)
-
-    async def _supervise(self, part: Part, server: Server) -> None:
-        ends: deque[float] = deque(maxlen=_MAX_RESTARTS + 1)
-        while True:
-            code = await server.process.wait()
-            ends.append(time.monotonic())
-            if len(ends) > _MAX_RESTARTS and ends[-1] - ends[0] < _RESTART_WINDOW_S:
-                self._report(part, PartState.FAILED)
-                raise RuntimeStartError(
-                    f"{part.name} ended {len(ends)} times within {_RESTART_WINDOW_S:g} s, at last "
-                    f"with code {code}.{server.process.described_tail()}"
-                )
-            part.state = PartState.RESTARTING
-            await server.kill()  # what its end has left: descendants, shared memory
-            await self._bring_up(part, server)
-
     async def _stop(self) -> None:
         """End all parts, workers first, and remove the state folder; whatever happens."""
         try:
-            pools = [part for part in self.parts if isinstance(part.server, WorkerPool)]
-            servers = [part for part in self.parts if part.server and part not in pools]
-            for group in (pools, servers):
-                await asyncio.gather(*(self._stop_part(part) for part in group))
+            await self._supervision.stop()
         finally:
             # Also ends what a second Ctrl-C kept us from stopping in order.
             self._state.close()
 
-    async def _stop_part(self, part: Part) -> None:
-        if part.server is not None:
-            await part.server.stop()
-            if part.state is not PartState.FAILED:
-                self._report(part, PartState.STOPPED)
-
-    def _add_found(self, name: str, address: str) -> None:
-        part = Part(name, address, PartState.FOUND)
-        self.parts.append(part)
-        self._report(part, PartState.FOUND)
-
-    def _report(self, part: Part, state: PartState) -> None:
-        part.state = state
-        if self._on_change is not None:
-            self._on_change(part)
-
     def _point_at(self, **changes: Any) -> None:
         self.settings = self.settings.model_copy(update=changes)
-
-
-async def _all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
-    """Run side by side; the first failure cancels the others and is raised as it is."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await cancel_once(*tasks)
