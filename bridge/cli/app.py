@@ -16,7 +16,7 @@ from bridge.cli.doctor import doctor
 from bridge.cli.follow import follow
 from bridge.cli.infer import infer
 from bridge.cli.logs import logs
-from bridge.cli.output import errors, print_json
+from bridge.cli.output import errors, print_json, say
 from bridge.cli.rollback import restore, withdraw
 from bridge.cli.status import models, status
 from bridge.cli.train import train
@@ -99,5 +99,5 @@ def main() -> None:
         app()
     except BridgeError as error:
         errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        say(str(error), errors)
         sys.exit(EXIT_FAILED)

@@ -8,7 +8,7 @@ import typer
 from redis.asyncio import Redis
 
 from bridge.cancellations import cancel as cancel_task
-from bridge.cli.output import Json, console, print_json
+from bridge.cli.output import Json, print_json, say
 from bridge.client import BridgeClient
 from bridge.errors import TooLateError
 from bridge.names import check_task_id
@@ -109,6 +109,6 @@ def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
         print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
     else:
         for task_id, so in became.items():
-            console.print(f"{task_id}: {so}", markup=False, highlight=False, soft_wrap=True)
+            say(f"{task_id}: {so}")
     if not any(done.values()):
         raise typer.Exit(1)

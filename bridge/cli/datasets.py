@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge.cli.output import Json, console, print_json, print_table
+from bridge.cli.output import Json, print_json, print_table, say
 from bridge.errors import DatasetError
 from bridge.settings import load_settings
 from bridge.training.datasets import DatasetStore, load_room
@@ -40,12 +40,9 @@ def list_datasets(*, json: Json = False) -> None:
         print_json(rows)
         return
     if not rows:
-        console.print(
+        say(
             f"no datasets in {store.root.absolute()} (DATASET_ROOT); `mlbridge datasets add NAME "
-            "SOURCE` makes one",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            "SOURCE` makes one"
         )
         return
     print_table(
@@ -127,7 +124,7 @@ def remove(
     if not yes:
         typer.confirm(f"remove {place}?", abort=True, err=True)
     store.remove(dataset)
-    console.print(f"removed {place}", markup=False, highlight=False)
+    say(f"removed {place}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -208,14 +205,13 @@ def _print_report(report: dict[str, Any]) -> None:
             ],
         )
     for problem in report["problems"]:
-        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
+        say(f"problem: {problem}")
     if report["usable"]:
         rows = report["rows"]
-        said = (
+        say(
             f"usable: {report['task']} of {report['target']!r} from {_inputs(report)}; "
             f"{rows['train']:,} rows to train on, {rows['validation']:,} to judge by"
         )
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _inputs(report: dict[str, Any]) -> str:
@@ -244,10 +240,8 @@ def _show(found: dict[str, Any], *, json: bool) -> None:
         ("column", "datatype", "shape of a row"),
         [(name, c["datatype"], c["shape"]) for name, c in found["columns"].items()],
     )
-    console.print(f"Hash:  {found['dataset_hash']}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Train on it:  {_training_command(found)}", markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"Hash:  {found['dataset_hash']}")
+    say(f"Train on it:  {_training_command(found)}")
 
 
 def _training_command(found: dict[str, Any]) -> str:

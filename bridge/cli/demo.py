@@ -17,7 +17,7 @@ import typer
 from bridge.cli.batches import batches_of, by_size
 from bridge.cli.follow import follow_training
 from bridge.cli.memory import PeakMemory
-from bridge.cli.output import Json, errors, print_json, print_table
+from bridge.cli.output import Json, errors, print_json, print_table, say
 from bridge.cli.up import cancel_on_sigterm
 from bridge.client import BridgeClient
 from bridge.embedded.stack import QueueChoice, Stack
@@ -74,7 +74,7 @@ def demo(
     try:
         report = asyncio.run(run_demo(hyperparameters, queue))
     except asyncio.CancelledError:  # SIGTERM
-        _say("stopped; nothing is left running")
+        say("stopped; nothing is left running", errors)
         raise typer.Exit(_EXIT_STOPPED) from None
     if json:
         print_json(report)
@@ -99,14 +99,14 @@ async def run_demo(
     started = time.perf_counter()
     train, validation = _digits()
     with PeakMemory() as memory:
-        _say("starting Triton, Redis, the queue and both worker pools")
+        say("starting Triton, Redis, the queue and both worker pools", errors)
         async with Stack(load_settings(), private=True, queue=queue, workers=1) as stack:
             for part in stack.parts:
-                _say(f"  {part.name}: {part.address or part.state}")
+                say(f"  {part.name}: {part.address or part.state}", errors)
             root = Path(stack.settings.dataset_root)
             splits = {"train": train, "validation": validation}
             await asyncio.to_thread(DatasetStore(root).add, DATASET, splits)
-            _say(f"training on {len(train['label'])} images, from the queue")
+            say(f"training on {len(train['label'])} images, from the queue", errors)
             async with (
                 BridgeClient(stack.settings) as client,
                 TritonClient.from_settings(stack.settings) as triton,
@@ -130,7 +130,7 @@ async def served_on(stack: Stack, model: str) -> list[dict[str, str]]:
 async def _train(client: BridgeClient, hyperparameters: dict[str, Any]) -> dict[str, Any]:
     handle = await client.train(DATASET, {"architecture": "cnn"}, hyperparameters)
     trained = await follow_training(client, handle, f"training {DATASET}")
-    _say(f"live: {trained['model_name']} version {trained['model_version']}")
+    say(f"live: {trained['model_name']} version {trained['model_version']}", errors)
     return trained
 
 
@@ -151,7 +151,7 @@ async def _compare(
         reply = await triton.infer(model, inputs, timeout_s=30.0)
         return next(iter(reply.outputs.values())).to_array()
 
-    _say("classifying through the queue, then directly")
+    say("classifying through the queue, then directly", errors)
     images, labels = validation[INPUT], validation["label"]
     ways = {"queue": await _measure(by_queue, images), "direct": await _measure(directly, images)}
     accuracy = {name: float((way.labels == labels).mean()) for name, way in ways.items()}
@@ -232,10 +232,6 @@ def _digits() -> tuple[dict[str, Array], dict[str, Array]]:
     return ({INPUT: parts[0], "label": parts[2]}, {INPUT: parts[1], "label": parts[3]})
 
 
-def _say(text: str) -> None:
-    errors.print(text, markup=False, highlight=False)
-
-
 def _show(report: dict[str, Any]) -> None:
     ways = report["ways"]
     rows = [
@@ -247,10 +243,11 @@ def _show(report: dict[str, Any]) -> None:
     title = f"{report['images']} unseen digits, {report['model_name']} {report['model_version']}"
     print_table(title, ("", f"queue ({report['queue']})", "direct gRPC"), rows)
     sizes = ", ".join(f"{size}: {count}" for size, count in report["batches"].items())
-    _say(f"both ways agree on {report['agreement']:.2%} of the images")
-    _say(f"batches that Triton ran (rows: count): {sizes}")
+    say(f"both ways agree on {report['agreement']:.2%} of the images", errors)
+    say(f"batches that Triton ran (rows: count): {sizes}", errors)
     devices = sorted({f"{each['device']} ({each['provider']})" for each in report["served_on"]})
-    _say(f"served on: {', '.join(devices)}")
-    _say(f"trained in {report['training_s']:.1f} s, everything in {report['total_s']:.1f} s")
-    _say(f"peak memory of all processes together: {report['peak_memory_mb']:,.0f} MB")
-    _say("passed" if report["passed"] else f"FAILED: under {WANTED_ACCURACY:.0%}, or they differ")
+    say(f"served on: {', '.join(devices)}", errors)
+    say(f"trained in {report['training_s']:.1f} s, everything in {report['total_s']:.1f} s", errors)
+    say(f"peak memory of all processes together: {report['peak_memory_mb']:,.0f} MB", errors)
+    failed = f"FAILED: under {WANTED_ACCURACY:.0%}, or they differ"
+    say("passed" if report["passed"] else failed, errors)

@@ -23,7 +23,7 @@ from bridge.cli.dlq_options import (
 )
 from bridge.cli.dlq_report import Tally, tell_missing
 from bridge.cli.letter_view import as_json, as_row, as_whole
-from bridge.cli.output import Json, console, errors, print_json, print_table
+from bridge.cli.output import Json, errors, print_json, print_table, say
 from bridge.errors import InvalidInputError
 from bridge.queues.letters import Letter
 
@@ -76,15 +76,13 @@ def list_letters(
         for name, count in counts.items()
     )
     total = sum(count or 0 for count in counts.values())
-    console.print(
+    say(
         f"{len(found):,} of {total:,} dead letters shown ({there})"
         if total
-        else f"no dead letters ({there})",
-        highlight=False,
-        soft_wrap=True,
+        else f"no dead letters ({there})"
     )
     if limit and len(found) == limit < total:
-        console.print(f"There may be more: --limit {limit} was reached.", highlight=False)
+        say(f"There may be more: --limit {limit} was reached.")
     _warn_of_returns(found)
 
 
@@ -200,21 +198,20 @@ def purge(
     if json:
         print_json({"matched": meant, "purged": gone, "not_found": missing})
     elif not meant:
-        console.print("no dead letter matches; nothing was purged")
+        say("no dead letter matches; nothing was purged")
     else:
-        console.print(f"purged {gone:,} of {meant:,}", highlight=False)
+        say(f"purged {gone:,} of {meant:,}")
     raise typer.Exit(0 if gone and not missing else EXIT_FAILED)
 
 
 def _warn_of_returns(found: list[Letter]) -> None:
     often = sum(letter.returned >= _RETURNED_OFTEN for letter in found)
     if often:
-        errors.print(
+        say(
             f"warning: {often:,} of these were handed out {_RETURNED_OFTEN} times or more. "
             "RabbitMQ 4 drops a letter after 20 times, unless a policy says otherwise: see "
             "docs/dead-letters.md",
-            highlight=False,
-            soft_wrap=True,
+            errors,
         )
 
 
@@ -230,7 +227,7 @@ def _write(path: Path, body: bytes) -> None:
         path.write_bytes(body)
     except OSError as error:
         raise InvalidInputError(f"cannot write {path}: {error.strerror}") from None
-    errors.print(f"wrote {len(body):,} bytes to {path}", markup=False, highlight=False)
+    say(f"wrote {len(body):,} bytes to {path}", errors)
 
 
 def _write_out(body: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bridge.cli.output import errors
+from bridge.cli.output import errors, say
 from bridge.queues import Kind
 from bridge.queues.letters import Selection
 
@@ -109,7 +109,7 @@ async def confirmed(question: str) -> bool:
 
     While a terminal waits, the loop runs on: connections stay alive.
     """
-    errors.print(f"{question} [y/N] ", end="", markup=False, highlight=False)
+    say(f"{question} [y/N] ", errors, end="")
     if sys.stdin.isatty():
         answered = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from bridge.cli.letter_view import as_row, cut_text
-from bridge.cli.output import console, errors, print_json, print_table
+from bridge.cli.output import errors, print_json, print_table, say
 from bridge.queues.letters import Letter, Selection
 from bridge.queues.replay import Outcome
 
@@ -13,7 +13,7 @@ _SHOWN_AT_MOST = 20
 
 def tell_missing(name: str) -> None:
     """Say that a name means no letter."""
-    errors.print(f"no dead letter is called {cut_text(name, 80)}", markup=False, highlight=False)
+    say(f"no dead letter is called {cut_text(name, 80)}", errors)
 
 
 class Tally:
@@ -64,17 +64,16 @@ class Tally:
             columns = ("position", "task", "why", "to", "would be" if dry_run else "outcome")
             print_table("letters", columns, rows)
         if len(self._kept) > _SHOWN_AT_MOST:
-            console.print(f"... and {len(self._kept) - _SHOWN_AT_MOST:,} more", highlight=False)
+            say(f"... and {len(self._kept) - _SHOWN_AT_MOST:,} more")
         for name in missing:
             tell_missing(name)
         if self._unreadable:
-            errors.print(
+            say(
                 f"warning: {self._unreadable:,} of these cannot be read as tasks; the worker will "
                 "dead-letter them again",
-                highlight=False,
-                soft_wrap=True,
+                errors,
             )
-        console.print(self._sentence(dry_run=dry_run, done=done), highlight=False, soft_wrap=True)
+        say(self._sentence(dry_run=dry_run, done=done))
 
     def _sentence(self, *, dry_run: bool, done: bool) -> str:
         counts = self._counts

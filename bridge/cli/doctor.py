@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.output import Json, console, print_json
+from bridge.cli.output import Json, console, print_json, say
 from bridge.doctor import CHECKS, Finding, Severity, examine, finding
 from bridge.errors import SettingsError
 from bridge.settings import load_settings
@@ -68,10 +68,6 @@ def _show(found: list[Finding]) -> None:
         style = _STYLES[each.severity]
         console.print(f"{each.severity.label:<8}", style=style, end="")
         told = each.what if each.severity is Severity.OK else f"{each.code}: {each.what}"
-        _print(f"{each.check}: {told}" if each.check else told)
+        say(f"{each.check}: {told}" if each.check else told)
         if each.remedy:
-            _print(f"        -> {each.remedy}")
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say(f"        -> {each.remedy}")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from bridge.cli.output import Json, errors, print_json, print_table
+from bridge.cli.output import Json, errors, print_json, print_table, say
 from bridge.cli.training_view import TrainingView, short
 from bridge.client import BridgeClient, TaskHandle
 from bridge.errors import QueueError, outcome_of
@@ -60,12 +60,10 @@ def run_followed(following: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, An
         return asyncio.run(following)
     except Interrupted as interrupted:
         task_id = interrupted.task_id
-        errors.print(
+        say(
             f"The training goes on. Follow it again: mlbridge follow {task_id}\n"
             f"End it: mlbridge cancel {task_id}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            errors,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
@@ -150,9 +148,9 @@ def _liner(view: TrainingView) -> Callable[[], None]:
         state = f"{view.state} {view.trouble}"
         if state != said[0] or (line != said[1] and now - at >= _LINE_EVERY_S):
             said, at = (state, line), now
-            errors.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(line, errors)
 
-    errors.print(f"following {view.task_id}", markup=False, highlight=False, soft_wrap=True)
+    say(f"following {view.task_id}", errors)
     return show
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import typer
 
-from bridge.cli.output import Json, errors, print_json, print_table
+from bridge.cli.output import Json, errors, print_json, print_table, say
 from bridge.client import BridgeClient, InferenceResult, decode_reply, encode_inputs
 from bridge.errors import InvalidInputError
 from bridge.inference import Inference, Request
@@ -91,12 +91,7 @@ async def _direct(
 def _read(inputs: list[str] | None) -> dict[str, Any]:
     if not inputs:
         if sys.stdin.isatty():
-            errors.print(
-                'reading JSON from standard input, {"NAME": [[...]]}, until Ctrl-D',
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            say('reading JSON from standard input, {"NAME": [[...]]}, until Ctrl-D', errors)
         return _object(sys.stdin.buffer.read(), "standard input")
     data: dict[str, Any] = {}
     for item in inputs:

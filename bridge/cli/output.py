@@ -23,6 +23,11 @@ def print_json(value: Any) -> None:
     print(text.decode())
 
 
+def say(text: str, where: Console = console, end: str = "\n") -> None:
+    """Write text for a person as it is: no markup, no colours of parts of it, no wrapping."""
+    where.print(text, end=end, markup=False, highlight=False, soft_wrap=True)
+
+
 def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table for a person."""
     # Text, as a title in a string would be read for markup, and may hold a task's id.

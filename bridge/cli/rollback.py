@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bridge.cli.output import Json, console, print_json
+from bridge.cli.output import Json, print_json, say
 from bridge.errors import ModelUnavailableError
 from bridge.queues.tiers import tier_s
 from bridge.repository import ModelRepository
@@ -52,12 +52,7 @@ def withdraw(
         typer.confirm(f"Withdraw version {number} of {model}? {then}", abort=True, err=True)
     _do(lambda triton: take_out(repository, triton, model, number), "is withdrawn", json=json)
     if not json:
-        console.print(
-            f"Put it back:  mlbridge restore {model} --version {number}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"Put it back:  mlbridge restore {model} --version {number}")
 
 
 def restore(
@@ -111,9 +106,4 @@ def _do(change: Callable[[TritonClient], Awaitable[Change]], what: str, *, json:
         print_json(asdict(done))
         return
     serves = ", ".join(map(str, done.serving)) or "no version"
-    console.print(
-        f"Version {done.version} of {done.model} {what}. Triton serves {serves}.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"Version {done.version} of {done.model} {what}. Triton serves {serves}.")

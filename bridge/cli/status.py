@@ -18,6 +18,7 @@ from bridge.cli.output import (
     print_json,
     print_json_line,
     print_table,
+    say,
     sparkline,
 )
 from bridge.cli.overview import as_json, render
@@ -180,11 +181,9 @@ def _ended(task_id: str, result: TaskiqResult[Any]) -> dict[str, Any]:
 
 def _show_task(found: dict[str, Any]) -> None:
     if found["state"] == "unknown":
-        console.print(
+        say(
             f"{found['task_id']}: no record and no progress: queued, between two tries, or never "
-            "submitted",
-            markup=False,
-            highlight=False,
+            "submitted"
         )
         return
     state = found["state"] + (", to be paused" if found.get("pausing") else "")

@@ -6,7 +6,7 @@ import orjson
 import typer
 
 from bridge.cli.follow import follow_or_leave, run_followed, show_trained
-from bridge.cli.output import Json, console, print_json
+from bridge.cli.output import Json, print_json, say
 from bridge.client import BridgeClient
 from bridge.errors import InvalidTrainingRequestError
 
@@ -61,7 +61,7 @@ def train(
         show_trained(result)
     else:
         task_id = result["task_id"]
-        console.print(f"queued as {task_id}; `mlbridge follow {task_id}`", soft_wrap=True)
+        say(f"queued as {task_id}; `mlbridge follow {task_id}`")
 
 
 async def _train(

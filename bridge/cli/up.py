@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bridge.cli.output import Json, console, errors, print_json, print_table
+from bridge.cli.output import Json, console, errors, print_json, print_table, say
 from bridge.embedded.stack import Part, QueueChoice, Stack
 from bridge.settings import load_settings
 
@@ -105,11 +105,10 @@ def _show(stack: Stack, environment: Path) -> None:
     )
     for part in stack.parts:
         if part.metrics is not None:
-            told = f"Metrics of the {part.name}: {part.metrics}"
-            console.print(told, soft_wrap=True, highlight=False)
-    console.print(f"Logs: {stack.folder}/*/*.log", soft_wrap=True, highlight=False)
-    console.print(f"For other terminals:  . {environment}", soft_wrap=True)
-    console.print("Ctrl-C drains and ends it.")
+            say(f"Metrics of the {part.name}: {part.metrics}")
+    say(f"Logs: {stack.folder}/*/*.log")
+    say(f"For other terminals:  . {environment}")
+    say("Ctrl-C drains and ends it.")
 
 
 def _write_environment(stack: Stack) -> Path:
@@ -128,4 +127,4 @@ def _write_environment(stack: Stack) -> Path:
 
 
 def _show_change(where: Console, part: Part) -> None:
-    where.print(f"{part.name}: {part.state}", markup=False, highlight=False)
+    say(f"{part.name}: {part.state}", where)
