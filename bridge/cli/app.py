@@ -23,8 +23,8 @@ from bridge.cli.train import train
 from bridge.cli.training_node import training_node
 from bridge.cli.up import up
 from bridge.cli.worker import worker
+from bridge.doctor.versions import versions
 from bridge.errors import BridgeError
-from bridge.versions import versions
 
 EXIT_FAILED = 1
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bridge.doctor.findings import Finding, finding, fine
+from bridge.doctor.versions import PARTS, installed
 from bridge.settings import Settings
-from bridge.versions import PARTS, installed
 
 _FULL_BYTES, _NEARLY_FULL_BYTES = 256 * 2**20, 5 * 2**30
 _FEW_DESCRIPTORS = 4096

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import dataclass
 
 from bridge.doctor.findings import Finding, finding, fine
+from bridge.doctor.versions import TESTED_TRITON
 from bridge.errors import BridgeError, ModelLoadError, RestrictedError
 from bridge.overview import bounded
 from bridge.settings import Settings
 from bridge.triton_client import TritonClient
-from bridge.versions import TESTED_TRITON
 
 _NOBODY = "mlbridge-doctor-no-such-model"
 _NOT_EXPLICIT = "not allowed"  # Triton's words where it loads by itself

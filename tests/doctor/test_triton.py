@@ -3,8 +3,8 @@
 import pytest
 
 from bridge.doctor import triton as triton_checks
+from bridge.doctor.versions import versions
 from bridge.embedded.ports import free_ports
-from bridge.versions import versions
 
 
 @pytest.fixture
