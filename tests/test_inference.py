@@ -259,4 +259,4 @@ async def test_a_batch_that_is_late_says_which_time_was_over(triton):
             await inference.answer(Request("double", ROWS, None, **times))
         assert str(caught.value).startswith(told)
     batcher.drop_abandoned()
-    await batcher.drain()
+    await asyncio.gather(*batcher._batches, return_exceptions=True)
