@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from bridge.names import DEAD_LETTERS
+from bridge.queues.plain import plain_channel
 from bridge.queues.reach import reach_rabbitmq, using_redis
 from bridge.queues.tiers import TIERS_S, tier_name
 from bridge.settings import Settings
@@ -68,13 +69,11 @@ async def ready_entries(redis: Redis, name: str) -> int | None:
 
 
 async def _depth(connection: AbstractConnection, name: str) -> QueueDepth:
-    # One of its own, as a queue that is not there closes it.
-    channel = await connection.channel(publisher_confirms=False)
     try:
-        found = (await channel.get_queue(name)).declaration_result
+        async with plain_channel(connection) as channel:
+            found = await channel.queue_declare(name, passive=True)
     except aiormq.exceptions.ChannelNotFoundEntity:
         return QueueDepth(name, None, None)
-    await channel.close()
     return QueueDepth(name, found.message_count, found.consumer_count)
 
 

@@ -8,11 +8,13 @@ from enum import Enum
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import AbstractChannel
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
 from bridge.names import DEAD_LETTERS
+from bridge.queues.plain import plain_channel
 from bridge.queues.reach import reach_rabbitmq
 from bridge.queues.topology import Declaration, declarations
 from bridge.settings import Settings
@@ -70,13 +72,13 @@ async def _compare(
     connection: AbstractConnection, kind: str, name: str, declare: Declaration
 ) -> Existing:
     async def look(channel: AbstractChannel) -> None:
-        await (channel.get_exchange(name) if kind == "exchange" else channel.get_queue(name))
+        ask = channel.exchange_declare if kind == "exchange" else channel.queue_declare
+        await ask(name, passive=True)
 
     try:
         for ask in (look, declare):
-            channel = await connection.channel()  # of its own: a refusal closes it
-            await ask(channel)
-            await channel.close()
+            async with plain_channel(connection) as channel:  # of its own: a refusal closes it
+                await ask(channel)
     except aiormq.exceptions.ChannelNotFoundEntity:
         return Existing(kind, name, Found.MISSING)
     except aiormq.exceptions.ChannelPreconditionFailed as refusal:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractRobustChannel
+from aio_pika.abc import AbstractConnection, AbstractRobustChannel
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
@@ -35,7 +35,7 @@ from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.lost import is_lost
 from bridge.queues.tiers import ATTEMPTS, Tiers, copy_of, early
-from bridge.queues.topology import find
+from bridge.queues.topology import find, see_to_queues
 from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings
@@ -197,8 +197,13 @@ class RabbitMQBroker(AioPikaBroker):
         return {} if found is None else {name: found}
 
     async def _declare(self) -> None:
-        if self.read_channel is not None:
-            await self._declare_queues(self.read_channel)
+        if self.read_conn is not None:
+            await self._see_to_queues(self.read_conn)
+
+    async def _see_to_queues(self, connection: AbstractConnection) -> None:
+        await see_to_queues(
+            connection, self._exchange, self._task_queues[0], self._dead_letter_queue
+        )
 
     def _wanted(self) -> int:
         """How many messages to have in hand now."""
@@ -287,8 +292,7 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await publish(letter, routing_key=name)
         except aiormq.exceptions.DeliveryError:  # somebody deleted it
-            async with self.write_conn.channel() as channel:
-                await self._declare_queues(channel)
+            await self._see_to_queues(self.write_conn)
             await publish(letter, routing_key=name)
 
     async def startup(self) -> None:

@@ -20,6 +20,7 @@ from taskiq_aio_pika.queue import QueueType
 
 from bridge.errors import QueueError
 from bridge.queues.headers import copied, header_of
+from bridge.queues.plain import plain_channel
 
 ATTEMPTS = "x-bridge-attempts"
 """Header: which try of the task this message is; 1 where it is missing."""
@@ -162,8 +163,8 @@ class Tiers:
     async def _declare(self, connection: AbstractConnection, tier: int) -> None:
         # On a channel of its own: one that is refused closes its channel.
         try:
-            async with connection.channel() as channel:
-                await channel.declare_queue(
+            async with plain_channel(connection) as channel:
+                await channel.queue_declare(
                     self._name(tier),
                     durable=True,
                     arguments={**self._arguments, "x-message-ttl": tier * 1000},

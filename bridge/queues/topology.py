@@ -8,21 +8,24 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
+from aiormq.abc import AbstractChannel
 from pamqp.common import FieldTable
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue
+
+from bridge.queues.plain import plain_channel
 
 logger = logging.getLogger("bridge.queues")
 
 _CONNECT_S = 10.0
 
 Declaration = Callable[[AbstractChannel], Awaitable[None]]
+"""On a channel of `plain_channel`."""
 
 
 async def connect(url: str) -> AbstractConnection:
@@ -44,14 +47,15 @@ async def connect(url: str) -> AbstractConnection:
 def declarations(
     exchange: Exchange, queue: Queue, letters: Queue
 ) -> tuple[Declaration, Declaration, Declaration]:
-    """How we declare each of the three, on a channel."""
+    """How we declare each of the three."""
 
     async def declare_exchange(channel: AbstractChannel) -> None:
-        await channel.declare_exchange(exchange.name, exchange.type, durable=exchange.durable)
+        kind = exchange.type.value
+        await channel.exchange_declare(exchange.name, exchange_type=kind, durable=exchange.durable)
 
     async def declare_letters(channel: AbstractChannel) -> None:
         arguments: FieldTable = {"x-queue-type": letters.type.value}
-        await channel.declare_queue(letters.name, durable=letters.durable, arguments=arguments)
+        await channel.queue_declare(letters.name, durable=letters.durable, arguments=arguments)
 
     async def declare_queue(channel: AbstractChannel) -> None:
         arguments: FieldTable = {
@@ -59,7 +63,7 @@ def declarations(
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": letters.name,
         }
-        await channel.declare_queue(queue.name, durable=queue.durable, arguments=arguments)
+        await channel.queue_declare(queue.name, durable=queue.durable, arguments=arguments)
 
     return declare_exchange, declare_queue, declare_letters
 
@@ -86,21 +90,42 @@ async def find(
             letters = replace(letters, declare=False)
         if not await _declared(connection, declare_queue, "queue"):
             queue = replace(queue, declare=False)
-            found = await (await connection.channel()).get_queue(queue.name)
-            # A producer's user need not have the right: what a worker bound stays bound.
-            with contextlib.suppress(aiormq.exceptions.ChannelAccessRefused):
-                await found.bind(exchange.name, queue.routing_key)
+            async with plain_channel(connection) as channel:
+                await channel.queue_declare(queue.name, passive=True)
+                # A producer's user need not have the right: what a worker bound stays bound.
+                with contextlib.suppress(aiormq.exceptions.ChannelAccessRefused):
+                    await _bind(channel, exchange, queue)
     return exchange, queue, letters
 
 
-async def _declared(
-    connection: AbstractConnection,
-    declare: Callable[[AbstractChannel], Awaitable[Any]],
-    what: str,
-) -> bool:
+async def see_to_queues(
+    connection: AbstractConnection, exchange: Exchange, queue: Queue, letters: Queue
+) -> None:
+    """Declare again what `find` did not mark "not to be declared"; look for what it did.
+
+    Raises:
+        AMQPError: what is not to be declared is not there, or a declaration was refused.
+    """
+    _, declare_queue, declare_letters = declarations(exchange, queue, letters)
+    async with plain_channel(connection) as channel:
+        for each, declare in ((letters, declare_letters), (queue, declare_queue)):
+            if each.declare:
+                await declare(channel)
+            else:
+                await channel.queue_declare(each.name, passive=True)
+        if queue.declare:
+            await _bind(channel, exchange, queue)
+
+
+async def _bind(channel: AbstractChannel, exchange: Exchange, queue: Queue) -> None:
+    await channel.queue_bind(queue.name, exchange.name, queue.routing_key or queue.name)
+
+
+async def _declared(connection: AbstractConnection, declare: Declaration, what: str) -> bool:
     # A refused declaration closes its channel: each has one of its own.
     try:
-        await declare(await connection.channel())
+        async with plain_channel(connection) as channel:
+            await declare(channel)
     except aiormq.exceptions.ChannelAccessRefused as refusal:
         logger.info("may not declare the %s, which is used as it is: %s", what, refusal)
         return False
