@@ -41,6 +41,7 @@ from bridge.messages import encode_result, read_labels
 from bridge.observer import SILENT, Observer
 from bridge.results import REPLY_TO, RedisResults
 from bridge.settings import Settings
+from bridge.stopping import told_to_stop
 from bridge.turns import EXPIRED, Turns, counting, turn_of
 
 logger = logging.getLogger("bridge.intake")
@@ -102,7 +103,9 @@ class Intake:
             logger.warning("dead-lettered a message that is no task: %s", message)
             await self._dead_letter(delivery, message)
             await delivery.ack()
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if told_to_stop(error):
+                raise
             logger.exception("a message was not dealt with, and will be delivered again")
             await asyncio.sleep(_AGAIN_S)
             await delivery.hand_back()

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,19 +58,21 @@ async def test_an_unbroken_run_is_one_frame():
     assert len(channel.acked) == 100
 
 
-async def test_a_connection_that_is_lost_costs_no_more_than_the_acknowledgements_on_it():
+@pytest.mark.parametrize("error", [Exception, asyncio.CancelledError])
+async def test_a_connection_that_is_lost_costs_no_more_than_the_acknowledgements_on_it(error):
     class Closing:
         """What aiormq tells those who wait while it closes a connection without a reason."""
 
         async def basic_ack(self, delivery_tag, multiple=False):  # noqa: FBT002
-            raise Exception  # noqa: TRY002 - the very class
+            raise error
 
         async def basic_nack(self, delivery_tag, requeue):
-            raise Exception  # noqa: TRY002 - the very class
+            raise error
 
     acks = Acknowledger(Closing(), together=1)
     for tag in (1, 2):
         acks.delivered(tag)
     acks.done(1)
     await acks.flush()
+    assert acks._flushing.exception() is None
     await acks.hand_back(2)

@@ -54,7 +54,7 @@ class Acknowledger:
         # Until this is written the tag stays among those that no `multiple` may run over.
         try:
             await self.channel.basic_nack(tag, requeue=True)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not is_lost(error):
                 raise
             logger.info("could not hand back, the connection was lost: %r", error)
@@ -87,7 +87,7 @@ class Acknowledger:
                 for tag in overtook:
                     self._delivered.pop(tag, None)
                     await self.channel.basic_ack(tag)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not is_lost(error):
                 raise
             # The channel is gone, and RabbitMQ delivers again what it did not see acknowledged.

@@ -23,6 +23,7 @@ from bridge.queues.lost import is_lost
 logger = logging.getLogger("bridge.queues")
 
 _LOOK_EVERY_S = 0.1
+_AGAIN_S, _LONGEST_S = 1.0, 5.0  # until it is tried again: each try may open a channel
 _COMPLAIN_EVERY_S = 5.0
 _REPLY_S = 10.0
 _SMALLER_LOOKS = 20  # for how many looks a much smaller prefetch must be enough
@@ -71,18 +72,24 @@ class Consumer:
     async def run(self) -> None:
         """Consume, and see to it that it stays so, until cancelled."""
         complained = 0.0
+        pause_s = _AGAIN_S
         while True:
             try:
-                await self._robust.restore()  # which nobody repeats where it failed; else nothing
+                async with asyncio.timeout(_REPLY_S):
+                    await self._robust.restore()  # nobody repeats it where it failed; else nothing
                 await self._look(await self._robust.get_underlay_channel())
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 if not is_lost(error):
                     raise
                 now = asyncio.get_running_loop().time()
                 if now > complained + _COMPLAIN_EVERY_S:
                     complained = now
                     logger.warning("cannot consume %s, trying again: %r", self._queue.name, error)
-            await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_S)
+            else:
+                pause_s = _AGAIN_S
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     async def cancel(self) -> None:
         """Take no more deliveries; those that came may still be acknowledged."""
@@ -91,7 +98,7 @@ class Consumer:
         tag, self._tag = self._tag, None
         try:
             await self._channel.basic_cancel(tag, timeout=_REPLY_S)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not is_lost(error):
                 raise
             logger.info("the connection was lost before the consumer was cancelled: %r", error)
@@ -102,7 +109,8 @@ class Consumer:
             lost = self._tag is not None
             self._channel, self._tag = channel, None
             if wanted:
-                await self._declare()
+                async with asyncio.timeout(_REPLY_S):
+                    await self._declare()
                 await self._begin(channel, wanted)
                 if lost:
                     logger.warning("consuming %s again", self._queue.name)

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel
 
+from bridge.stopping import told_to_stop
+
 REPLY_S = 10.0
 
 
@@ -20,15 +22,20 @@ async def plain_channel(connection: AbstractConnection) -> AsyncIterator[Abstrac
     """A channel as long as the block lasts, without confirmations; a refusal closes it.
 
     Raises:
-        ConnectionError: there is no connection now.
+        ConnectionError: there is no connection now, or it has fallen silent.
         TimeoutError: the block took longer than 10 seconds.
     """
     transport = connection.transport
     if transport is None:
         raise ConnectionError("there is no connection to RabbitMQ now")
-    async with asyncio.timeout(REPLY_S):
-        channel = await transport.connection.channel(publisher_confirms=False)
-        try:
-            yield channel
-        finally:
-            await channel.close()
+    try:
+        async with asyncio.timeout(REPLY_S):
+            channel = await transport.connection.channel(publisher_confirms=False)
+            try:
+                yield channel
+            finally:
+                await channel.close()
+    except asyncio.CancelledError as error:
+        if told_to_stop(error):
+            raise
+        raise ConnectionError("the connection to RabbitMQ has fallen silent") from error

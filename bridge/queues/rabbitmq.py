@@ -35,10 +35,11 @@ from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.lost import is_lost
 from bridge.queues.tiers import ATTEMPTS, Tiers, copy_of, early
-from bridge.queues.topology import find, see_to_queues
+from bridge.queues.topology import CONNECT_S, find, see_to_queues
 from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings
+from bridge.stopping import told_to_stop
 
 logger = logging.getLogger("bridge.queues")
 
@@ -75,6 +76,7 @@ class RabbitMQBroker(AioPikaBroker):
             task_queues=[Queue(name=queue, type=kind, routing_key=routing_key)],
             dead_letter_queue=Queue(name=f"{queue}{DEAD_LETTERS}", type=kind),
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
+            timeout=CONNECT_S,  # or one attempt at a server that is silent is the last
         )
         self.result_backend = self.results = results
         self.formatter = WatchingFormatter(
@@ -113,7 +115,7 @@ class RabbitMQBroker(AioPikaBroker):
                 ) from None
             except aiormq.exceptions.ChannelAccessRefused as error:
                 raise rabbitmq_trouble(error, self._where) from None
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 if not is_lost(error):
                     raise
                 if time.monotonic() + pause_s > deadline:
@@ -246,7 +248,9 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await self._hold(copy_of(message, {}), begin_at)
             await delivery.ack()
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if told_to_stop(error):
+                raise
             logger.exception("a message that came too early will be delivered again")
             await asyncio.sleep(_AGAIN_S)
             await delivery.hand_back()

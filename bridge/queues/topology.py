@@ -22,7 +22,7 @@ from bridge.queues.plain import plain_channel
 
 logger = logging.getLogger("bridge.queues")
 
-_CONNECT_S = 10.0
+CONNECT_S = 10.0
 
 Declaration = Callable[[AbstractChannel], Awaitable[None]]
 """On a channel of `plain_channel`."""
@@ -37,7 +37,7 @@ async def connect(url: str) -> AbstractConnection:
     """
     connection = aio_pika.Connection(make_url(url))
     try:
-        await connection.connect(timeout=_CONNECT_S)
+        await connection.connect(timeout=CONNECT_S)
     except BaseException:
         await connection.close()
         raise

@@ -179,7 +179,7 @@ def url(peer):
 @pytest.fixture
 async def connection(url):
     """A robust one, as taskiq's broker has them."""
-    connection = await aio_pika.connect_robust(url, reconnect_interval=0.1)
+    connection = await aio_pika.connect_robust(url, reconnect_interval=0.1, timeout=1)
     async with connection:
         yield connection
 
@@ -193,3 +193,4 @@ def settings(peer):
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
     monkeypatch.setattr("aiormq.connection.Connection.HEARTBEAT_GRACE_MULTIPLIER", 1)
+    monkeypatch.setattr("bridge.queues.rabbitmq.CONNECT_S", 1.0)
