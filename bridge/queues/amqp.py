@@ -1,15 +1,16 @@
 """One message as RabbitMQ delivered it, for the intake."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
+import aio_pika
 from aiormq.abc import DeliveredMessage
 
 from bridge.deliveries import Count
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, error_text
 from bridge.queues.acks import Acknowledger
-from bridge.queues.headers import header_of
+from bridge.queues.headers import copied, header_of
 from bridge.queues.tiers import ATTEMPTS, CRASHES, WAITS
 
 _MOST = 2**31  # a count above that is none
@@ -100,6 +101,32 @@ class AmqpDelivery:
     async def dead_letter(self, reason: BridgeError) -> None:
         """Publish a copy to the dead-letter queue, and wait for its confirmation."""
         await self._publisher.dead_letter(self._message, reason)
+
+
+def letter_of(message: DeliveredMessage, reason: BridgeError, queue: str) -> aio_pika.Message:
+    """A copy for the dead-letter queue, with the reason in its headers.
+
+    Args:
+        message: as it was delivered.
+        reason: why it is given up.
+        queue: from which it came.
+    """
+    properties = message.header.properties
+    delivered_before = counted(message, "x-delivery-count") if message.redelivered else 0
+    ours = {
+        "x-bridge-reason": error_text(reason, 1000),
+        "x-bridge-error": type(reason).__name__,
+        "x-bridge-queue": queue,
+        "x-bridge-time": datetime.now(UTC),
+        ATTEMPTS: max(1, counted(message, ATTEMPTS)) + delivered_before,
+    }
+    return aio_pika.Message(
+        message.body,
+        headers=copied(properties.headers or {}) | ours,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
 
 
 def counted(message: DeliveredMessage, header: str) -> int:

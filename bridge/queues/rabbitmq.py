@@ -8,12 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import aio_pika
 import aiormq.exceptions
-from aio_pika.abc import AbstractConnection, AbstractRobustChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractRobustChannel
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
@@ -23,18 +22,19 @@ from taskiq_aio_pika.queue import Queue, QueueType
 
 from bridge.background import end
 from bridge.deliveries import Appetite
-from bridge.errors import BridgeError, QueueError, error_text
+from bridge.errors import BridgeError, QueueError
 from bridge.intake import Intake
 from bridge.labels import DELAY, delay_of
 from bridge.names import DEAD_LETTERS
 from bridge.queues.acks import Acknowledger
-from bridge.queues.amqp import AmqpDelivery, counted
+from bridge.queues.amqp import AmqpDelivery, letter_of
 from bridge.queues.consumer import Consumer
 from bridge.queues.depths import ready_messages
 from bridge.queues.handed_on import WatchingFormatter, hand_on
 from bridge.queues.headers import bear_with_headers, copied
 from bridge.queues.lost import is_lost
-from bridge.queues.tiers import ATTEMPTS, Tiers, copy_of, early
+from bridge.queues.plain import REPLY_S
+from bridge.queues.tiers import Tiers, copy_of, early
 from bridge.queues.topology import CONNECT_S, find, see_to_queues
 from bridge.queues.trouble import rabbitmq_trouble
 from bridge.results import RedisResults
@@ -62,6 +62,7 @@ class RabbitMQBroker(AioPikaBroker):
         self._acknowledger: Acknowledger | None = None
         self._handed_on: asyncio.Queue[AckableMessage] = asyncio.Queue()
         self._with_taskiq = 0
+        self._restored = -_AGAIN_S
         self._consumer: Consumer | None = None
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
@@ -91,7 +92,7 @@ class RabbitMQBroker(AioPikaBroker):
         The label `delay` has it wait for so many seconds first.
 
         A confirmation that was lost with the connection makes a second message of the same id:
-        the task may run twice, its result is one.
+        the task may run twice, its result is one. A task that was not confirmed in time may run.
 
         Raises:
             InvalidLabelError: `delay` is no number of seconds.
@@ -103,44 +104,65 @@ class RabbitMQBroker(AioPikaBroker):
         delay_s = delay_of(message.labels)
         begin_at = time.time() + delay_s if delay_s else None
         message.labels.pop(DELAY, None)  # ours to see to; of none at all taskiq makes an error
-        deadline = time.monotonic() + _PUBLISH_S
+        lost: BaseException = TimeoutError()
         pause_s = 0.1
-        while True:
-            try:
-                await self._publish(message, begin_at)
-            except aiormq.exceptions.DeliveryError as error:
-                raise QueueError(
-                    f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
-                    f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
-                ) from None
-            except aiormq.exceptions.ChannelAccessRefused as error:
-                raise rabbitmq_trouble(error, self._where) from None
-            except (Exception, asyncio.CancelledError) as error:
-                if not is_lost(error):
-                    raise
-                if time.monotonic() + pause_s > deadline:
-                    raise QueueError(
-                        f"RabbitMQ at {self._where} did not take the task within {_PUBLISH_S:g} s "
-                        f"({type(error).__name__}): is it up?"
-                    ) from None
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
-            else:
-                return
+        try:
+            # Around all of it: short of memory, RabbitMQ takes a message and says nothing.
+            async with asyncio.timeout(_PUBLISH_S):
+                while (failure := await self._publish(message, begin_at)) is not None:
+                    lost = failure
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, 1.0)
+        except TimeoutError:
+            raise QueueError(
+                f"RabbitMQ at {self._where} did not take the task within {_PUBLISH_S:g} s "
+                f"({type(lost).__name__}): is it up, and not out of memory or disk?"
+            ) from None
 
-    async def _publish(self, message: BrokerMessage, begin_at: float | None) -> None:
-        if begin_at is None:
-            await super().kick(message)
-        else:
-            names = {"task_id": message.task_id, "task_name": message.task_name}
-            delayed = aio_pika.Message(message.message, headers=names | message.labels)
-            await self._hold(delayed, begin_at)
+    async def _publish(
+        self, message: BrokerMessage, begin_at: float | None
+    ) -> BaseException | None:
+        """Publish once; an error says that the connection was lost, or the channel."""
+        try:
+            if begin_at is None:
+                await self._writing()
+                await super().kick(message)
+            else:
+                names = {"task_id": message.task_id, "task_name": message.task_name}
+                delayed = aio_pika.Message(message.message, headers=names | message.labels)
+                await self._hold(delayed, begin_at)
+        except aiormq.exceptions.DeliveryError as error:
+            raise QueueError(
+                f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
+                f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
+            ) from None
+        except aiormq.exceptions.ChannelAccessRefused as error:
+            raise rabbitmq_trouble(error, self._where) from None
+        except (Exception, asyncio.CancelledError) as error:
+            if not is_lost(error):
+                raise
+            return error
+        return None
 
     async def _hold(self, message: aio_pika.Message, begin_at: float) -> None:
-        if self.write_conn is None or self.write_channel is None:
-            raise NoStartupError("start the broker before delaying messages")
-        exchange = self.write_channel.default_exchange
-        await self._tiers.hold(self.write_conn, exchange, message, begin_at)
+        connection, channel = await self._writing()
+        await self._tiers.hold(connection, channel.default_exchange, message, begin_at)
+
+    async def _writing(self) -> tuple[AbstractConnection, AbstractChannel]:
+        """What to publish on. A closed channel is opened again: aio-pika tries that once only."""
+        connection, channel = self.write_conn, self.write_channel
+        if connection is None or channel is None:
+            raise NoStartupError("start the broker before publishing")
+        now = time.monotonic()
+        if (
+            channel.is_closed
+            and isinstance(channel, AbstractRobustChannel)
+            and now > self._restored + _AGAIN_S  # not once for each of many who send
+        ):
+            self._restored = now
+            async with asyncio.timeout(REPLY_S):
+                await channel.restore()
+        return connection, channel
 
     def with_queue(self, queue: Queue) -> Self:
         """Refuse.
@@ -263,10 +285,9 @@ class RabbitMQBroker(AioPikaBroker):
         Raises:
             QueueError: RabbitMQ does not take it.
         """
-        if self.write_conn is None or self.write_channel is None:
-            raise QueueError("start the broker before delaying messages")
-        exchange = self.write_channel.default_exchange
-        await self._tiers.publish(self.write_conn, exchange, message, wait_s=wait_s, counts=counts)
+        connection, channel = await self._writing()
+        exchange = channel.default_exchange
+        await self._tiers.publish(connection, exchange, message, wait_s=wait_s, counts=counts)
 
     async def dead_letter(self, message: DeliveredMessage, reason: BridgeError) -> None:
         """Publish a copy with the reason in its headers, confirmed, to the dead-letter queue.
@@ -274,29 +295,13 @@ class RabbitMQBroker(AioPikaBroker):
         Raises:
             DeliveryError: RabbitMQ does not take it.
         """
-        if self.write_conn is None or self.write_channel is None:
-            raise QueueError("start the broker before dead-lettering")
-        properties = message.header.properties
-        delivered_before = counted(message, "x-delivery-count") if message.redelivered else 0
-        ours = {
-            "x-bridge-reason": error_text(reason, 1000),
-            "x-bridge-error": type(reason).__name__,
-            "x-bridge-queue": self._task_queues[0].name,
-            "x-bridge-time": datetime.now(UTC),
-            ATTEMPTS: max(1, counted(message, ATTEMPTS)) + delivered_before,
-        }
-        letter = aio_pika.Message(
-            message.body,
-            headers=copied(properties.headers or {}) | ours,
-            content_type=properties.content_type,
-            content_encoding=properties.content_encoding,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        )
-        publish, name = self.write_channel.default_exchange.publish, self._dead_letter_queue.name
+        connection, channel = await self._writing()
+        letter = letter_of(message, reason, self._task_queues[0].name)
+        publish, name = channel.default_exchange.publish, self._dead_letter_queue.name
         try:
             await publish(letter, routing_key=name)
         except aiormq.exceptions.DeliveryError:  # somebody deleted it
-            await self._see_to_queues(self.write_conn)
+            await self._see_to_queues(connection)
             await publish(letter, routing_key=name)
 
     async def startup(self) -> None:

@@ -110,15 +110,18 @@ class Line:
         if frame.passive and name not in known:
             self.refuse(channel, 404)
             return False
+        if not frame.passive and name in self.peer.different:
+            self.refuse(channel, 406)
+            return False
         known.add(name)
         return True
 
     def take(self, channel):
         exchange = self.publishing.pop(channel)
+        self.published[channel] += 1
         if exchange and exchange not in self.peer.exchanges:
             self.refuse(channel, 404)
         elif self.peer.confirms:
-            self.published[channel] += 1
             self.say(channel, amqp.Basic.Ack(self.published[channel]))
 
 
@@ -127,6 +130,8 @@ class Peer:
 
     def __init__(self):
         self.queues, self.exchanges, self.waiting = set(), set(), 0
+        self.different = set()
+        """Names of queues and exchanges that were declared otherwise than we would."""
         self.asked = Counter()
         self.mute = False
         """Answers nothing, heartbeats neither: as behind a cable that was cut."""
