@@ -110,7 +110,7 @@ class TritonUnavailableError(TritonError):
 
 
 class ModelUnavailableError(TritonError):
-    """Triton knows the model, but has no version of it ready."""
+    """Triton knows the model, but has no version of it ready; or one Triton that may is away."""
 
     fate = Fate.RETRY
 

@@ -31,6 +31,7 @@ from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor
 from bridge.tracing import tracer
 from bridge.triton_channel import LOAD_S, TritonChannel, runs_on_processors, spec_from_config
+from bridge.triton_errors import verdict
 
 _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
@@ -295,7 +296,7 @@ class TritonClient:
 
         That is safe to repeat: inference changes nothing in a server.
         """
-        failure: BridgeError | None = None
+        failures: list[BridgeError] = []
         for server in self._servers.candidates():
             try:
                 started = asyncio.get_running_loop().time()
@@ -314,14 +315,14 @@ class TritonClient:
                     self._servers.take_out(server)
                 elif isinstance(new, BackendCrashedError):
                     new = self._crashed(server, name, new, started)
-                # One that is away says nothing against the word of one that is there.
-                if failure is None or not isinstance(new, TritonUnavailableError):
-                    failure = new
+                failures.append(new)
                 if not isinstance(new, _ELSEWHERE):
                     break
             else:
                 return answer
-        raise failure or TritonUnavailableError("no Triton address is given")
+        if not failures:
+            raise TritonUnavailableError("no Triton address is given")
+        raise verdict(failures)
 
     def _crashed(
         self, server: TritonChannel, name: str, failure: BridgeError, started: float

@@ -3,6 +3,8 @@
 Pure: knows nothing of gRPC but the names of its status codes.
 """
 
+from collections.abc import Sequence
+
 from bridge.advice import TRITON, tls_advice
 from bridge.errors import (
     BackendCrashedError,
@@ -73,3 +75,23 @@ def triton_error(code: str, text: str, *, model: str, address: str, encrypted: b
         code, (InferenceFailedError, f"model {{model}} failed in Triton ({code}): {{text}}")
     )
     return kind(sentence.format(**said))
+
+
+def verdict(failures: Sequence[BridgeError]) -> BridgeError:
+    """What several servers said of one request, as one error.
+
+    One that is away says nothing against the word of one that is there, but it may have the model
+    that the other lacks: that is as if the model were away.
+
+    Args:
+        failures: of each server that was asked, in order; at least one.
+    """
+    there = [failure for failure in failures if not isinstance(failure, TritonUnavailableError)]
+    known = [failure for failure in there if not isinstance(failure, UnknownModelError)]
+    if known:
+        return known[-1]
+    if not there:
+        return failures[0]
+    if len(there) == len(failures):
+        return there[-1]
+    return ModelUnavailableError(f"{there[-1]}; another Triton, which may, is away")

@@ -1,9 +1,23 @@
-"""What is told of a Triton that is away."""
+"""What is told of one Triton, and of several; no server is needed."""
 
 import pytest
 
-from bridge.errors import TritonUnavailableError
-from bridge.triton_errors import triton_error
+from bridge.errors import (
+    BridgeError,
+    Fate,
+    ModelUnavailableError,
+    TritonBusyError,
+    TritonRefusedError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
+from bridge.triton_errors import triton_error, verdict
+
+AWAY = TritonUnavailableError("away")
+UNKNOWN = UnknownModelError("unknown")
+LOADING = ModelUnavailableError("loading")
+BUSY = TritonBusyError("busy")
+REFUSED = TritonRefusedError("refused")
 
 
 @pytest.mark.parametrize(
@@ -18,3 +32,31 @@ def test_a_triton_that_is_away_names_what_to_look_at(text, advice):
     error = triton_error("UNAVAILABLE", text, **told)
     assert type(error) is TritonUnavailableError
     assert str(error) == f"Triton at gpu-1:8001 is not available: {text}{advice}"
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ([AWAY], AWAY),
+        ([AWAY, AWAY], AWAY),
+        ([UNKNOWN], UNKNOWN),
+        ([UNKNOWN, UNKNOWN], UNKNOWN),
+        ([UNKNOWN, LOADING], LOADING),
+        ([LOADING, UNKNOWN], LOADING),
+        ([BUSY, UNKNOWN], BUSY),
+        ([BUSY, AWAY], BUSY),
+        ([AWAY, LOADING], LOADING),
+        ([UNKNOWN, AWAY, REFUSED], REFUSED),
+    ],
+)
+def test_who_is_there_has_the_word(failures: list[BridgeError], told: BridgeError):
+    assert verdict(failures) is told
+
+
+@pytest.mark.parametrize("failures", [[UNKNOWN, AWAY], [AWAY, UNKNOWN], [UNKNOWN, AWAY, UNKNOWN]])
+def test_a_model_that_only_who_is_away_may_have_is_waited_for(failures):
+    error = verdict(failures)
+    assert isinstance(error, ModelUnavailableError)
+    assert error.fate is Fate.RETRY
+    assert "unknown" in str(error)
+    assert "is away" in str(error)
