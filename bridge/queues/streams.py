@@ -164,7 +164,8 @@ class StreamBroker(RedisStreamBroker):
                     if (now := time.monotonic()) >= claim_at:
                         claim_at = now + _CLAIM_EVERY_S
                         cursor, found = await self._claim(redis, cursor)
-                    found += await self._read(redis)
+                    if not found:  # else there may be no room for more
+                        found = await self._read(redis)
             except REDIS_LOST as error:
                 logger.warning("cannot read %s, trying again: %s", self.queue_name, error)
                 await asyncio.sleep(_AGAIN_S)

@@ -200,6 +200,20 @@ async def test_who_has_one_in_hand_leaves_the_next_to_others(listening, redis, o
                     await asyncio.sleep(0.05)
 
 
+async def test_who_takes_over_one_leaves_the_next_to_others(listening, redis, own, stream):
+    own = own.model_copy(update={"bridge_prefetch": 1, "bridge_drain_timeout_s": 0.2})
+    hang, begun = hanging()
+    await add(redis, stream)
+    await redis.xgroup_create(stream, "taskiq", id="0")
+    assert await redis.xreadgroup("taskiq", "dead", {stream: ">"})
+    await asyncio.sleep(IDLE_MS / 1000)
+    await add(redis, stream)
+    async with listening(own, hang):
+        await asyncio.wait_for(begun.wait(), WAIT_S)
+        await asyncio.sleep(0.2)
+        assert (await redis.xpending(stream, "taskiq"))["pending"] == 1
+
+
 async def test_hundreds_of_tries_are_no_deeper_than_one(listening, redis, own, stream):
     soon = {"bridge_retry_first_s": 0.0001, "bridge_retry_longest_s": 0.0001}
     own = own.model_copy(update={**soon, "bridge_max_retries": 6})
