@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskiq import AsyncBroker, TaskiqEvents, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq.exceptions import NoResultError
 
 from bridge.deliveries import TellsWhatItGivesUp
 from bridge.errors import SettingsError
@@ -136,8 +137,17 @@ class TracesMiddleware(TaskiqMiddleware):
         result: TaskiqResult[Any],  # noqa: ARG002
         exception: BaseException,
     ) -> None:
-        """A try has failed; there may be more."""
+        """A try has failed; taskiq's own retries hide its error from those who come later."""
         self._mark(_processing.get(), exception)
+
+    def post_execute(
+        self,
+        message: TaskiqMessage,  # noqa: ARG002 - taskiq's
+        result: TaskiqResult[Any],
+    ) -> None:
+        """A try has ended. Of one that comes back by itself `on_error` does not hear."""
+        if result.error is not None and not isinstance(result.error, NoResultError):
+            self._mark(_processing.get(), result.error)
 
     def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """A task has its record. One that was not run has a span of that moment."""
