@@ -162,12 +162,19 @@ async def test_nobody_lists_or_empties_redis(request, settings_of, user):
             redis.flushall,
             redis.config_get,
             redis.acl_list,
-            redis.info,
             redis.flushdb,
             lambda: redis.publish("another:channel", b""),
         ):
             with pytest.raises(NoPermissionError):
                 await forbidden()
+
+
+async def test_how_full_redis_is_workers_see_and_callers_do_not(environment, caller, settings_of):
+    async with Redis.from_url(settings_of(environment).redis_connect_url) as redis:
+        assert (await redis.info("memory"))["used_memory"]
+    async with Redis.from_url(settings_of(caller).redis_connect_url) as redis:
+        with pytest.raises(NoPermissionError):
+            await redis.info("memory")
 
 
 async def test_a_callers_redis_user_hears_and_reads_but_does_not_write(

@@ -17,6 +17,7 @@ import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -32,7 +33,9 @@ from bridge.client import BridgeClient
 from bridge.embedded.triton import TritonServer
 from bridge.errors import SettingsError, UnknownModelError
 from bridge.settings import Settings
+from bridge.tensors import Tensor
 from bridge.traces import TracesMiddleware
+from bridge.triton_client import TritonClient
 
 WAIT_S = 90
 WORKER = ["-P", "-m", "taskiq", "worker", "bridge.broker:broker", "bridge.tasks.inference"]
@@ -153,6 +156,11 @@ async def traced_triton(state, model_repository, collector):
     """A Triton that sends spans of its own."""
     url = f"{collector.url}/v1/traces"
     async with TritonServer(state, model_repository, traces_url=url) as server:
+        # Its first span of all may not know of whom it comes.
+        async with TritonClient([server.address]) as triton:
+            await triton.infer(
+                "double", {"x": Tensor.from_array(np.zeros((1, 4), np.float32))}, timeout_s=60
+            )
         yield server
 
 
