@@ -249,7 +249,9 @@ def test_one_class_only(store):
 def test_images_that_do_not_fit_into_memory(store, monkeypatch):
     lay(store.root / "d")
     monkeypatch.setattr("bridge.training.room.free_memory", lambda: 2000)
-    with pytest.raises(DatasetError, match=r"dataset 'd': it takes about 2,\d+ bytes .* `mlbridge"):
+    with pytest.raises(
+        DatasetError, match=r"dataset 'd': it takes about 2\.\d kB of memory.* `mlbridge"
+    ):
         examples(store)
     store.add("e", store.root / "d")
     assert len(examples(store, "e").train.inputs) == 2 * COUNT - 5

@@ -178,7 +178,7 @@ async def test_the_command_says_which(lease, jobs, redis, redis_server, task_id,
     assert await command._cancel([task_id, ended, waiting], now=False) == {
         task_id: "too late: it is being published",
         ended: "has ended already",
-        waiting: "cancelled",
+        waiting: "cancelled; no training of this id is known (right for an inference)",
     }
 
 
