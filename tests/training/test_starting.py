@@ -108,7 +108,10 @@ async def test_the_next_training_takes_it_and_comes_to_the_same(get_ready, train
 
 
 @pytest.mark.usefixtures("architectures_of_a_user")
-async def test_what_it_prints_and_leaves_behind_is_the_trainings(get_ready, train, tmp_path):
+async def test_what_it_prints_and_leaves_behind_is_the_trainings(
+    get_ready, train, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it, here too
     spare, ready = await get_ready()
     scratch = scratch_folder_of(ready)
     with pytest.raises(TrainingFailedError, match="ZeroDivisionError"):
