@@ -5,8 +5,8 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Coroutine, Sequence
+from typing import Any, Self, TypeVar
 
 import aiormq
 import orjson
@@ -17,6 +17,7 @@ from bridge.settings import Settings
 from bridgechaos.book import model_and_rows
 from bridgechaos.entries import Entry, Want
 
+T = TypeVar("T")
 _CONFIRM_S = 5.0
 _CONNECT_S = 5.0
 _AGAIN_S = 0.2
@@ -89,14 +90,16 @@ class Mailer:
     async def _publish(self, body: bytes, key: str) -> None:
         channel = await self._connected()
         try:
-            async with asyncio.timeout(_CONFIRM_S):
-                await channel.basic_publish(
+            await _within(
+                _CONFIRM_S,
+                channel.basic_publish(
                     body,
                     exchange=self._settings.taskiq_ml_exchange,
                     routing_key=key,
                     properties=Basic.Properties(content_type="application/json", delivery_mode=2),
                     mandatory=True,
-                )
+                ),
+            )
         except BaseException:
             await self._drop(channel)
             raise
@@ -105,12 +108,12 @@ class Mailer:
         async with self._connecting:
             if self._channel is None or self._channel.is_closed:
                 await self._drop(self._channel)
-                async with asyncio.timeout(_CONNECT_S):
-                    self._connection = await aiormq.connect(self._settings.rabbitmq_url)
-                    self._channel = await self._connection.channel(
-                        publisher_confirms=True, on_return_raises=True
-                    )
+                self._connection, self._channel = await _within(_CONNECT_S, self._connect())
             return self._channel
+
+    async def _connect(self) -> tuple[Any, Any]:
+        connection = await aiormq.connect(self._settings.rabbitmq_url)
+        return connection, await connection.channel(publisher_confirms=True, on_return_raises=True)
 
     async def _drop(self, channel: Any) -> None:
         """Forget a connection that may be dead, unless there is a new one already."""
@@ -119,8 +122,23 @@ class Mailer:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(AMQPError, OSError, RuntimeError, asyncio.CancelledError):
-                async with asyncio.timeout(_AGAIN_S):
-                    await connection.close()
+                await _within(_AGAIN_S, connection.close())
+
+
+async def _within(timeout_s: float, call: Coroutine[Any, Any, T]) -> T:
+    """Wait for it, but not for longer, whatever becomes of it: aiormq loses cancellations.
+
+    Raises:
+        TimeoutError: it was not over.
+    """
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+    finally:
+        task.cancel()
+    if not task.done():
+        raise TimeoutError
+    return task.result()
 
 
 def _message(task_id: str | None, name: str, args: Sequence[Any]) -> dict[str, Any]:
