@@ -20,17 +20,18 @@ class FarRabbitMQ:
     def __init__(self, waiting):
         self._waiting = waiting
         self._all = asyncio.Barrier(ASKED)
+        self.transport = SimpleNamespace(connection=self)
 
     async def channel(self, *, publisher_confirms):
         assert not publisher_confirms  # a round trip for nothing
         return self
 
-    async def get_queue(self, name):
+    async def queue_declare(self, name, *, passive):
+        assert passive
         await self._all.wait()
         if name not in self._waiting:
             raise aiormq.exceptions.ChannelNotFoundEntity
-        found = SimpleNamespace(message_count=self._waiting[name], consumer_count=1)
-        return SimpleNamespace(declaration_result=found)
+        return SimpleNamespace(message_count=self._waiting[name], consumer_count=1)
 
     async def close(self):
         pass
