@@ -192,6 +192,7 @@ def _run(parent: int, work: Work, job: dict[str, Any], lines: Any, stopping: Any
         lines.put(("error", {"class": kind.__name__, "text": text, "surely": surely}))
         with contextlib.suppress(OSError):  # the log is where the disk may be full
             traceback.print_exc()
+            sys.stdout.flush()
             sys.stderr.flush()
         if not surely and place()[1] > 1:
             time.sleep(_LET_SEE_S)

@@ -84,6 +84,7 @@ async def start(variables: dict[str, str], log: Path | None = None) -> Child:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # the project's root may be the working folder, and has a folder `triton`
+                "-u",  # it may be killed as soon as it has told of an error
                 "-m",
                 "bridge.training.child",
                 str(writing),
