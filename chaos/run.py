@@ -24,7 +24,7 @@ sys.path.insert(0, str(_HERE))
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from bridgechaos import pages, report  # noqa: E402 - found by the line above
-from bridgechaos.kinds import NoSuchFaultError, kinds  # noqa: E402
+from bridgechaos.kinds import NoSuchFaultError, check  # noqa: E402
 from bridgechaos.outcome import Options, Outcome  # noqa: E402
 from bridgechaos.session import run_once  # noqa: E402
 from bridgechaos.stack import open_stack  # noqa: E402
@@ -79,11 +79,6 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     ] = False,
 ) -> None:
     """Break a private stack under load; nothing that was confirmed may be lost."""
-    known = kinds(training=training)
-    if unknown := sorted(set(only or ()) - set(known)):
-        alone = "" if training else " without --training"
-        _say(f"no fault is called {', '.join(unknown)}{alone}; there are: {', '.join(known)}")
-        raise typer.Exit(2)
     options = Options(
         seed=secrets.randbelow(2**31) if seed is None else seed,
         faults=faults,
@@ -96,19 +91,7 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         trainings=trainings if training else 0,
         command=shlex.join([f"{_HERE.name}/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     )
-    for name in ("aio_pika", "aiormq", "bridge.client"):  # outages are what this is about
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # A shell that starts it in the background has it ignore Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        outcome = uvloop.run(_run(options, training=training))
-    except KeyboardInterrupt:
-        _say("interrupted; all parts are gone")
-        raise typer.Exit(128 + signal.SIGINT) from None
-    except NoSuchFaultError as error:
-        _say(str(error))
-        raise typer.Exit(2) from None
+    outcome = _outcome(options, training=training)
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(report.plain(outcome), option=orjson.OPT_INDENT_2))
     else:
@@ -116,6 +99,23 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
     if publish:
         pages.publish(outcome, _PAGE)
     raise typer.Exit(0 if outcome.good else 1)
+
+
+def _outcome(options: Options, *, training: bool) -> Outcome:
+    for name in ("aio_pika", "aiormq", "bridge.client"):  # outages are what this is about
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A shell that starts it in the background has it ignore Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        check(options.only, training=training)
+        return uvloop.run(_run(options, training=training))
+    except KeyboardInterrupt:
+        _say("interrupted; all parts are gone")
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except NoSuchFaultError as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
 
 
 async def _run(options: Options, *, training: bool) -> Outcome:

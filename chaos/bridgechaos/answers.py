@@ -26,6 +26,10 @@ def read_record(models: Models, entry: Entry | None, value: bytes) -> Found:
         if result.is_err and result.error is not None:
             return read_error(result.error)
         answer = result.return_value
+        if (
+            entry is None and "outputs" not in answer
+        ):  # a training's; its client was not told its id
+            return Found(version=f"{answer['model_name']}/{answer['model_version']}")
         if entry is None or not entry.model:
             answer = decode_reply(answer)
     except _UNREADABLE as error:

@@ -45,6 +45,20 @@ def kinds(*, training: bool) -> list[str]:
     return sorted({**_KINDS, **(_KINDS_OF_TRAINING if training else {})})
 
 
+def check(only: Sequence[str], *, training: bool) -> None:
+    """Look at what was asked for before anything is started.
+
+    Raises:
+        NoSuchFaultError: there is no such kind.
+    """
+    known = kinds(training=training)
+    if unknown := sorted(set(only) - set(known)):
+        alone = "" if training else " without --training"
+        raise NoSuchFaultError(
+            f"no fault is called {', '.join(unknown)}{alone}; there are: {', '.join(known)}"
+        )
+
+
 def targets(stack: Stack, only: Sequence[str] = ()) -> dict[str, Sequence[str]]:
     """By kind, what it can befall here.
 

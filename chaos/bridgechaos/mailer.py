@@ -113,7 +113,12 @@ class Mailer:
 
     async def _connect(self) -> tuple[Any, Any]:
         connection = await aiormq.connect(self._settings.rabbitmq_url)
-        return connection, await connection.channel(publisher_confirms=True, on_return_raises=True)
+        try:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        except BaseException:
+            await _hang_up(connection)
+            raise
+        return connection, channel
 
     async def _drop(self, channel: Any) -> None:
         """Forget a connection that may be dead, unless there is a new one already."""
@@ -121,8 +126,12 @@ class Mailer:
             return
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(AMQPError, OSError, RuntimeError, asyncio.CancelledError):
-                await _within(_AGAIN_S, connection.close())
+            await _hang_up(connection)
+
+
+async def _hang_up(connection: Any) -> None:
+    with contextlib.suppress(AMQPError, OSError, RuntimeError, asyncio.CancelledError):
+        await _within(_AGAIN_S, connection.close())
 
 
 async def _within(timeout_s: float, call: Coroutine[Any, Any, T]) -> T:

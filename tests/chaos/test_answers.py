@@ -70,6 +70,14 @@ def test_a_record_is_read_as_a_caller_reads_it(models):
     failed = record(is_err=True, error=InferenceFailedError("no"))
     assert read_record(models, entry(), failed).error == "InferenceFailedError"
     assert not read_record(models, entry(), b"nonsense").right
+    # Of a client that was not told its id:
+    assert read_record(models, None, record(return_value=reply)).right
+    trained = read_record(models, None, record(return_value=reply | {"outputs": None}))
+    assert not trained.right
+    del reply["outputs"]
+    trained = read_record(models, None, record(return_value=reply))
+    assert (trained.right, trained.version) == (True, f"{MOODY}/1")
+    assert not read_record(models, None, record(return_value={})).right
 
 
 def test_the_book_remembers_which_model_was_asked():
