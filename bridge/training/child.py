@@ -62,7 +62,7 @@ def main() -> int:
 
 def _begin(job: dict[str, Any]) -> None:
     """What it prints goes where the job has it."""
-    _be_called(BUSY, 900)
+    _be_called(BUSY, 500)
     with Path(job["log"]).open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -89,8 +89,8 @@ def _be_called(name: str, oom_score_adj: int) -> None:
 
     Args:
         name: at most 15 bytes.
-        oom_score_adj: it takes this process before servers and workers, and before those whose
-            number is lower.
+        oom_score_adj: it takes whoever has most memory, and counts this one as if it had so many
+            thousandths of the machine's, or the container's, more.
     """
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
     with contextlib.suppress(OSError):  # no procfs, or a sandbox that forbids it

@@ -5,6 +5,7 @@ progress record after each epoch, and each second within long ones.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 
 from bridge.errors import InvalidTrainingRequestError
 from bridge.training.architectures import Network
-from bridge.training.breath import breathing
 from bridge.training.devices import leave, place
 from bridge.training.examples import Examples
 from bridge.training.feed import Feed, batches_an_epoch
@@ -25,6 +25,7 @@ from bridge.training.slicer import Slicer, Slices, Writer
 from bridge.training.streams import Inputs
 from bridge.training.watcher import Progress, Watcher
 
+_TELL_EVERY_S = 60.0
 _JUDGING_ROWS = 1024
 _JUDGING_BYTES = 64 * 1024 * 1024  # of inputs; what a network makes of them is many times as much
 
@@ -49,7 +50,8 @@ def fit(
 
     Returns:
         Metrics on the validation rows: `loss`, and `accuracy` or `rmse`, `mae` and `r2`;
-        `epochs`, how many were trained; and `training_s`, in how many seconds.
+        `epochs`, how many were trained; and `training_s`, in how many seconds. Of several processes
+        the first alone judges: others have only the last.
 
     Raises:
         SliceEnded: it is not trained yet.
@@ -65,9 +67,10 @@ def fit(
         leave()  # what comes now, each does alone
         if place()[0] == 0:
             slices.save(network, ended)
-    with breathing(lambda: report({"stage": "judging"})):
-        network.to(_device()).eval()
-        found = torch.cat(list(answers(network, examples.validation.inputs)))
+    if place()[0] > 0:  # the first of several judges
+        return {"training_s": ended["training_s"]}
+    network.to(_device()).eval()
+    found = torch.cat(list(_told(answers(network, examples.validation.inputs), report)))
     network.cpu()
     metrics = judge(network.task, found, torch.from_numpy(examples.validation.targets))
     return {**metrics, "epochs": ended["epochs"], "training_s": ended["training_s"]}
@@ -161,6 +164,18 @@ def answers(network: Network, inputs: Inputs) -> Iterator[torch.Tensor]:
         for start in range(0, len(inputs), size):
             rows = torch.from_numpy(inputs[start : start + size])
             yield network.answer(rows.to(device)).cpu()
+
+
+def _told(
+    pieces: Iterator[torch.Tensor], report: Callable[[Progress], None]
+) -> Iterator[torch.Tensor]:
+    """The same; that they come is reported now and then: who says nothing for long is killed."""
+    said = time.monotonic()
+    for piece in pieces:
+        if time.monotonic() > said + _TELL_EVERY_S:
+            said = time.monotonic()
+            report({"stage": "judging"})
+        yield piece
 
 
 def _device() -> torch.device:

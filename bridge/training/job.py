@@ -33,6 +33,7 @@ from bridge.training.variants import check_variant
 Report = Callable[[str, dict[str, Any]], None]
 """Takes a line's kind and content."""
 
+_EXPORT_S = 4 * 3600.0  # with its proof, on processors
 _PIECE = ("length_s", "checkpoint_every_s", "limit_s", "finished")
 _LIBRARIES = (
     "taskiq-triton-bridge",
@@ -130,7 +131,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     seconds = metrics.pop("training_s")
     if place()[0] > 0:  # the first process of several goes on alone
         return
-    with breathing(lambda: report("progress", {"stage": "exporting"})):
+    with breathing(lambda: report("progress", {"stage": "exporting"}), _EXPORT_S):
         proof = _proven(Trained(network, examples, signature, metrics), request.model, folder)
     timings = {"train_s": seconds, **proof.pop("timings")}
     about = {"dataset_hash": dataset_hash, **weights, **_about(examples, parameters)}

@@ -40,7 +40,7 @@ LOG_FILE = "child.log"
 _SHOWN_LINES = 12
 _SHOWN_BYTES = 4096
 _LOOK_EVERY_S = 0.5
-_SILENT_S = 1800.0  # it reports each second; only a batch, an export or a download takes long
+_SILENT_S = 1800.0  # it reports each second, or each minute; only one batch may take long
 _FOR_CHILD = (
     "length_s",
     "checkpoint_every_s",

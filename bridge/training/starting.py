@@ -112,8 +112,7 @@ class Spare:
             kept: False: there never is one.
         """
         self._kept = kept
-        self._variables: dict[str, str] = {}
-        self._starting: asyncio.Task[Child] | None = None
+        self._starting: tuple[asyncio.Task[Child], dict[str, str]] | None = None
 
     def prepare(self, variables: dict[str, str]) -> None:
         """Start one for who needs just these, if there is none, and memory enough."""
@@ -122,16 +121,16 @@ class Spare:
         if free_memory() < _LEAST_FREE_BYTES:
             logger.info("memory is short: no training process is kept ready")
             return
-        self._variables = variables
-        self._starting = asyncio.create_task(start(variables))
+        self._starting = asyncio.create_task(start(variables)), variables
 
     async def take(self, variables: dict[str, str]) -> Child | None:
         """The one that waits; None: there is none, or it had other variables, and has ended."""
-        if (child := await self._started()) is None:
+        child, its_own = await self._started()
+        if child is None:
             return None
         if child.process.returncode is not None:
             logger.info("the training process kept ready had ended (%s)", child.process.returncode)
-        elif variables == self._variables:
+        elif variables == its_own:
             return child
         await child.dismiss()
         return None
@@ -143,17 +142,17 @@ class Spare:
     async def close(self) -> None:
         """End it, and retire."""
         self.retire()
-        child = await self._started()
+        child, _ = await self._started()
         if child is not None:
             await child.dismiss()
 
-    async def _started(self) -> Child | None:
-        """The one that there is, which is the caller's now."""
+    async def _started(self) -> tuple[Child | None, dict[str, str]]:
+        """The one that there is, which is the caller's now, and its variables."""
         if self._starting is None:
-            return None
-        starting, self._starting = self._starting, None
+            return None, {}
+        (starting, variables), self._starting = self._starting, None
         try:
-            return await starting
+            return await starting, variables
         except asyncio.CancelledError:
             # It has been cancelled with us, or was done just before: then nobody else has it.
             if not starting.cancelled() and starting.exception() is None:
@@ -161,4 +160,4 @@ class Spare:
             raise
         except Exception as error:  # noqa: BLE001  (who needs one starts it, and will be told)
             logger.info("no training process could be kept ready: %s", error)
-            return None
+            return None, {}

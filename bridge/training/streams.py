@@ -5,6 +5,7 @@ rows by their numbers: an array, or a `Stream` over arrow's memory-mapped files.
 """
 
 import math
+import shlex
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -164,7 +165,7 @@ def _numbers_of(name: str, values: pa.Array) -> Array | pa.Array:
             f"column {name!r} holds text, not numbers; name the columns to learn from in "
             f"model_config.inputs, turn the text into numbers, or learn from it alone: "
             f"model_config.input and the architecture transformer (`mlbridge train`: "
-            f"--architecture transformer -c input={name})"
+            f"--architecture transformer -c input={shlex.quote(name)})"
         )
     numbers = tables.to_numpy(name, values)
     return values if numbers.dtype.kind == "b" else numbers

@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bridge.errors import InvalidTrainingRequestError
-from bridge.training import breath
 from bridge.training.architectures import Network
 from bridge.training.examples import Examples, Rows
 from bridge.training.export import compare, export
@@ -294,7 +293,7 @@ def test_slow_judging_gives_signs_of_life(tmp_path, monkeypatch):
 
     answer = Network.answer
     monkeypatch.setattr(Network, "answer", slow)
-    monkeypatch.setattr(breath, "_EVERY_S", 0.01)
+    monkeypatch.setattr("bridge.training.fit._TELL_EVERY_S", 0.01)
     _, metrics, seen = learn(tmp_path)
     assert {"stage": "judging"} in seen
     assert seen[0]["epoch"] == 1

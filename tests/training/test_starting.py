@@ -147,7 +147,7 @@ async def take(spare):
 @pytest.mark.parametrize("end", [close, take])
 async def test_one_that_has_died_long_ago_is_not_killed(get_ready, monkeypatch, end):
     spare, ready = await get_ready()
-    child, scratch = await spare._starting, scratch_folder_of(ready)
+    child, scratch = await spare._starting[0], scratch_folder_of(ready)
     psutil.Process(ready).kill()
     await child.process.wait()
     # Its number may be that of others by now.
