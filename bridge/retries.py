@@ -6,7 +6,6 @@ longest of the one before.
 """
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
@@ -79,10 +78,10 @@ class Retries:
             held_s: how long the queue holds a message that shall wait so long.
         """
         most, longest_s = self._bounds(error, most)
-        ceilings = Counter(self._ceiling_s(attempt, longest_s) for attempt in range(1, most + 1))
+        ceilings = (self._ceiling_s(attempt, longest_s) for attempt in range(1, most + 1))
         return sum(
-            count * fmean(held_s(ceiling * (part + 0.5) / _PARTS) for part in range(_PARTS))
-            for ceiling, count in ceilings.items()
+            fmean(held_s(ceiling * (part + 0.5) / _PARTS) for part in range(_PARTS))
+            for ceiling in ceilings
         )
 
     def _bounds(self, error: BridgeError, most: int) -> tuple[int, float]:

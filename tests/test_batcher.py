@@ -78,10 +78,11 @@ def test_each_caller_gets_its_own_rows_or_its_own_error(mix, delay_s):
 
 async def drained(batcher):
     """Nothing is waiting or out."""
-    while batcher._batches or batcher._lanes:
-        await asyncio.sleep(0)
-        if batcher._batches:
-            await asyncio.wait(batcher._batches)
+    async with asyncio.timeout(30):
+        while batcher._batches or any(lane.items for lane in batcher._lanes.values()):
+            await asyncio.sleep(0)
+            if batcher._batches:
+                await asyncio.wait(batcher._batches)
 
 
 async def run_mix(mix, delay_s):

@@ -104,7 +104,7 @@ async def _with_client(
 
 def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
     """Print what became of each task; `word` is what was asked for."""
-    done = {task_id: so.partition(";")[0] == word for task_id, so in became.items()}
+    done = {task_id: so in {word, _UNTRAINED} for task_id, so in became.items()}
     if as_json:
         print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
     else:

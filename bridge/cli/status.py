@@ -10,7 +10,6 @@ from rich.live import Live
 from taskiq import TaskiqResult
 from taskiq_redis.exceptions import ResultIsMissingError
 
-from bridge.advice import redis_advice
 from bridge.channels import REDIS_LOST
 from bridge.cli.output import (
     Json,
@@ -26,6 +25,7 @@ from bridge.cli.up import cancel_on_sigterm
 from bridge.errors import QueueError, RestrictedError, TritonError, outcome_of
 from bridge.names import check_task_id
 from bridge.overview import look, take_samples
+from bridge.queues.trouble import redis_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings, load_settings
 from bridge.specs import ModelState
@@ -152,8 +152,7 @@ async def _task(task_id: str, settings: Settings) -> dict[str, Any]:
             "`mlbridge doctor`"
         ) from None
     except REDIS_LOST as error:
-        told = f"cannot use Redis at {shown} ({error})"
-        raise QueueError(f"{told}; {redis_advice(error, shown)}") from None
+        raise redis_trouble(error, shown) from None
     finally:
         await results.shutdown()
 

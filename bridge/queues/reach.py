@@ -4,6 +4,7 @@ What goes wrong at RabbitMQ or Redis, from the connecting to the last answer, is
 names the server.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -14,6 +15,7 @@ from bridge.channels import REDIS_LOST
 from bridge.queues.topology import connect
 from bridge.queues.trouble import rabbitmq_trouble, redis_trouble
 from bridge.settings import Settings
+from bridge.stopping import told_to_stop
 
 
 @asynccontextmanager
@@ -32,6 +34,11 @@ async def reach_rabbitmq(settings: Settings) -> AsyncIterator[AbstractConnection
         OSError,
     ) as error:
         raise rabbitmq_trouble(error, settings.rabbitmq_shown) from None
+    except asyncio.CancelledError as error:
+        if told_to_stop(error):
+            raise
+        silent = ConnectionError("the connection has fallen silent")
+        raise rabbitmq_trouble(silent, settings.rabbitmq_shown) from None
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
-from pydantic_settings import BaseSettings
+
+from bridge.settings.parts import PartSettings
 
 # As OpenTelemetry's SDK takes them: a token, and what is printed, but for what ends or quotes it.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[^\x00-\x1f\x7f-\U0010ffff\",;\\]*")
 _SURELY_SECRET = 16  # a shorter value may be a word, as a stage's name
 
 
-class TelemetrySettings(BaseSettings):
+class TelemetrySettings(PartSettings):
     """Who is told what goes on, besides `/metrics`."""
 
     bridge_log_format: Literal["text", "json"] = "text"

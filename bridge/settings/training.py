@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings
+
+from bridge.settings.parts import PartSettings
 
 
-class TrainingSettings(BaseSettings):
+class TrainingSettings(PartSettings):
     """Folders, and how trainings are cut into slices."""
 
     dataset_root: Path = Path("datasets")

@@ -3,6 +3,7 @@
 No GPU is needed, and nothing here says that one works: that is what `make gpu-check` is for.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -248,7 +249,9 @@ def test_saturation_is_the_best_batch_of_each_way():
     assert (direct.verdict, queue.verdict) == ("met", "missed by 4%")
 
 
-def test_in_process_is_set_up_as_our_backend_is(monkeypatch):
+def test_in_process_plans_convolutions_as_our_backend_does(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "triton" / "backends" / "onnxruntime"))
+    ours = dict(importlib.import_module("providers").plan({}, "GPU", 0).providers)
     told = []
 
     def opened(*_, providers, **__):
@@ -260,7 +263,8 @@ def test_in_process_is_set_up_as_our_backend_is(monkeypatch):
     for gpu in (True, False):
         with pytest.raises(InterruptedError):
             InProcess(small_nets()[0], gpu)
-    cuda = {"device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    of_backend = ours["CUDAExecutionProvider"]
+    cuda = {name: of_backend[name] for name in ("device_id", "cudnn_conv_algo_search")}
     assert told == [
         "libraries",
         [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"],

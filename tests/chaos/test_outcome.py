@@ -1,9 +1,12 @@
 """What a run fails for, beside its ledger."""
 
+import inspect
+
 import pytest
 from bridgechaos.outcome import Hit, Options, Outcome
 from bridgechaos.plan import Fault
 from bridgechaos.servers import died_by_themselves
+from taskiq.cli.worker import process_manager
 
 CUT = Fault(0, 0.0, "cut", "link", 1.0, 0.5)
 
@@ -19,6 +22,7 @@ def outcome(rounds=0, **found):
         ({"hung": 1}, "1 submissions hung"),
         ({"deaf": 2}, "2 callers were never told"),
         ({"stall_s": 31.0}, "nothing ended for 31 s"),
+        ({"zombies": ["7 python"]}, "zombie: 7 python"),
         ({"growth_mb": 151.0}, "grew by 151 MB"),
         ({"not_back": ["worker killed of worker-1"]}, "not back: worker killed"),
         ({"unexpected": ["worker-1: its worker process 7 died"]}, "process 7 died"),
@@ -53,6 +57,16 @@ bridge.errors.QueueError: cannot use RabbitMQ
 [taskiq.receiver.receiver][INFO   ][worker-0] Listening started.
 [taskiq.process-manager][INFO   ][MainProcess] Workers are scheduled for shutdown.
 """
+
+
+def test_taskiq_says_it_so():
+    said = inspect.getsource(process_manager)
+    for text in (
+        "Started process worker-%d with pid %s",
+        "Process %s restarted with pid %s",
+        "%s is dead. Scheduling reload.",
+    ):
+        assert text in said
 
 
 def test_a_worker_process_that_died_by_itself_is_noticed():

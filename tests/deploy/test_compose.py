@@ -224,7 +224,7 @@ def test_redis_keeps_what_it_confirmed_and_evicts_nothing(compose):
 
 
 def test_redis_has_room_for_the_results_of_a_busy_service(compose):
-    """500 small ones a second, as docs/deployment.md counts; and twice that to rewrite its file."""
+    """500 a second of 300 bytes, each 200 more in Redis; and twice that to rewrite its file."""
     redis = compose["services"]["redis"]
     memory = in_bytes(redis["command"][redis["command"].index("--maxmemory") + 1])
     kept = compose["services"]["api-template-worker-ml"]["environment"]["BRIDGE_RESULT_TTL_S"]

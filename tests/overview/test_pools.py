@@ -52,6 +52,8 @@ def named(monkeypatch):
     def answer(host, port, *args, **kwargs):
         if host not in {POOL, POOL.encode()}:
             return asked(host, port, *args, **kwargs)
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [
             (family, socket.SOCK_STREAM, 6, "", (address, port))
             for address in addresses
@@ -107,5 +109,5 @@ async def test_a_host_with_an_address_of_each_kind_is_one(containers, named):
 
 async def test_a_name_that_is_none_is_told(named):
     named([])
-    [(part, _)] = await find_workers(["http://no-such-host.invalid:1"])
+    [(part, _)] = await find_workers([f"http://{POOL}:1"])
     assert "does not answer" in part.state

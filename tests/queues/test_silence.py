@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import aiormq.exceptions
@@ -9,10 +10,11 @@ import pytest
 from taskiq import BrokerMessage
 from taskiq_aio_pika.queue import Queue
 
-from bridge.errors import ModelUnavailableError
+from bridge.errors import ModelUnavailableError, QueueError
 from bridge.queues import build_broker
 from bridge.queues.consumer import Consumer
 from bridge.queues.depths import ready_messages
+from bridge.queues.reach import reach_rabbitmq
 
 MESSAGE = BrokerMessage(task_id="a", task_name="t", message=b"{}", labels={})
 
@@ -125,6 +127,20 @@ async def test_a_question_into_the_silence_is_an_error(peer, connection, monkeyp
     peer.mute = True
     with pytest.raises(OSError, match="has fallen silent"):
         await ready_messages(connection, "q")
+
+
+async def test_what_asks_on_a_channel_of_its_own_hears_of_the_silence_too(settings, monkeypatch):
+    @asynccontextmanager
+    async def connected(_):
+        yield None
+
+    async def connect(url):
+        return connected(url)
+
+    monkeypatch.setattr("bridge.queues.reach.connect", connect)
+    with pytest.raises(QueueError, match="has fallen silent"):
+        async with reach_rabbitmq(settings):
+            raise asyncio.CancelledError
 
 
 class Delivery(SimpleNamespace):
