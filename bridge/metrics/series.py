@@ -113,7 +113,7 @@ GAUGES = {
         "Seconds that this pool alone would need for a model's waiting messages.", ("model",)
     ),
     "bridge_model_info": Gauge(
-        "1 for the version that inference gets.", ("model", "version"), "last"
+        "1 for the version that answered last.", ("model", "version"), "last"
     ),
     "bridge_build_info": Gauge("1; the label tells the version.", ("version",), "last"),
     "bridge_training_epoch": Gauge("Epoch of a training that runs.", ("model",), "last"),
