@@ -20,6 +20,7 @@ _CSV_BLOCK_BYTES = 1024 * 1024
 _LONGEST_BLOCK_BYTES = 64 * 1024 * 1024
 _CSV_MISFIT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to (\w+)")
 _CSV_LONG_LINE = re.compile("straddl|Empty CSV file or block")
+_PARSING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # in quotes
 
 
 def csv_source(path: Path) -> Source:
@@ -29,8 +30,15 @@ def csv_source(path: Path) -> Source:
         ArrowException: it is no csv file with a header line and equally many values in each line,
             or not UTF-8.
     """
-    if path.stat().st_size <= _WHOLE_CSV_BYTES:
-        return in_memory(pyarrow.csv.read_csv(path))
+    size = path.stat().st_size
+    if size <= _WHOLE_CSV_BYTES:
+        # In one block, as a line may be as long as the file.
+        whole = pyarrow.csv.ReadOptions(block_size=max(_CSV_BLOCK_BYTES, size + 1))
+        table = pyarrow.csv.read_csv(path, read_options=whole, parse_options=_PARSING)
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True):
+            if kind == pa.binary():
+                raise _not_utf_8(name)
+        return in_memory(table)
     form = _csv_form(path)
     features = features_of(form.schema)
 
@@ -46,7 +54,7 @@ def csv_source(path: Path) -> Source:
                 yield pa.Table.from_batches(waiting).cast(features.arrow_schema)
 
     # Of text only the file tells; numbers are about as long as their digits.
-    size = max(form.rows * width_of(form.schema), path.stat().st_size // 3)
+    size = max(form.rows * width_of(form.schema), size // 3)
     return Source(features, form.rows, size, batches)
 
 
@@ -85,10 +93,7 @@ def _csv_form(path: Path) -> _CsvForm:
             if misfit is not None and names:
                 name, kind = names[int(misfit[1])], misfit[2]
                 if kind == "string":  # nothing is wider, and each turn must change something
-                    raise pa.ArrowInvalid(
-                        f"column {name!r} holds text that is not UTF-8; convert the file, for "
-                        f"example: iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
-                    ) from error
+                    raise _not_utf_8(name) from error
                 wider[name] = {"null": pa.int64(), "int64": pa.float64()}.get(kind, pa.string())
             elif (
                 _CSV_LONG_LINE.search(str(error))
@@ -100,11 +105,19 @@ def _csv_form(path: Path) -> _CsvForm:
                 raise
 
 
+def _not_utf_8(name: str) -> pa.ArrowInvalid:
+    return pa.ArrowInvalid(
+        f"column {name!r} holds text that is not UTF-8; convert the file, for example: iconv -f "
+        f"WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
+    )
+
+
 def _csv_reader(
     path: Path, types: dict[str, pa.DataType], block_bytes: int
 ) -> pyarrow.csv.CSVStreamingReader:
     return pyarrow.csv.open_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
+        parse_options=_PARSING,
         convert_options=pyarrow.csv.ConvertOptions(column_types=types),
     )

@@ -163,6 +163,29 @@ def test_a_csv_line_may_be_longer_than_a_block(store, tmp_path, small):
     assert store.add("d", tmp_path / "d.csv")["splits"] == {"train": 50}
 
 
+def lay_csv(path, rows):
+    columns = {"a": [*map(str, rows)], "b": range(len(rows))}
+    pyarrow.csv.write_csv(pa.table(columns), path)
+    return columns | {"b": [*range(len(rows))]}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["one\ntwo, three"] * 100_000, ["one", "long " * 300_000, "three"]],
+    ids=["broken lines", "a line longer than a block"],
+)
+def test_a_csv_file_that_is_read_at_once_holds_any_text(store, tmp_path, rows):
+    wanted = lay_csv(tmp_path / "d.csv", rows)
+    store.add("d", tmp_path / "d.csv")
+    assert stored(store)[0] == wanted
+
+
+def test_text_of_a_large_csv_file_may_have_several_lines(store, tmp_path, small):
+    wanted = lay_csv(tmp_path / "d.csv", ["one\ntwo, three"] * ROWS)
+    store.add("d", tmp_path / "d.csv")
+    assert stored(store)[0] == wanted
+
+
 @pytest.mark.parametrize(
     ("content", "shown"),
     [
@@ -186,6 +209,12 @@ def test_a_large_csv_file_that_is_not_utf_8(store, tmp_path, small, values):
     (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DatasetError, match="column 'a' holds text that is not UTF-8; convert"):
         store.add("d", tmp_path / "d.csv")
+
+
+def test_a_small_csv_file_that_is_not_utf_8(store):
+    (store.root / "d.csv").write_bytes("x,label\n1,caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match="column 'label' holds text that is not UTF-8; convert"):
+        store.describe("d")
 
 
 def test_a_file_laid_by_hand_that_memory_does_not_hold(store, monkeypatch):
