@@ -4,6 +4,7 @@ Enters: a dataset's splits and the caller's choice of columns. Leaves: `Examples
 value finite, every class known to both splits. No torch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from bridge.training.targets import read_targets, target_columns
 from bridge.training.words import Words, read_words
 
 _FEWEST_ROWS = 10
+# What pandas calls row numbers: in csv, in parquet and arrow, and when it has read such a csv.
+_ROW_NUMBERS = re.compile(r"|__index_level_\d+__|Unnamed: 0(\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,12 @@ def prepare(splits: Splits, model: ModelConfig, *, sequences: bool = False) -> E
 
     Raises:
         DatasetError: a column is missing, not numeric, ragged or holds NaN; too few rows; fewer
-            than two classes; the input would be called what the output is. Each names the column
-            and what to do.
+            than two classes; the input would be called what the output is; one that nobody named
+            as an input is most likely row numbers. Each names the column and what to do.
     """
     names = splits.train.column_names
     target = target_columns(names, model)
-    columns = tuple(model.columns or [name for name in names if name not in target])
+    columns = tuple(model.columns or _others(names, target))
     if not columns:
         raise DatasetError(
             f"there is no column beside the target {', '.join(map(repr, target))} to learn from"
@@ -111,3 +114,16 @@ def prepare(splits: Splits, model: ModelConfig, *, sequences: bool = False) -> E
             f"column {made.input_name!r} has the name of the model's output; rename the column"
         )
     return made
+
+
+def _others(names: list[str], target: Sequence[str]) -> list[str]:
+    """All columns but the target; row numbers tell it where rows are sorted, and mean nothing."""
+    found = [name for name in names if name not in target]
+    for name in found:
+        if _ROW_NUMBERS.fullmatch(name):
+            raise DatasetError(
+                f"column {name!r} has no name of its own: it is most likely the row numbers that "
+                f"pandas wrote; write the file with `index=False`, or name the columns to learn "
+                f"from in model_config.inputs"
+            )
+    return found

@@ -210,7 +210,7 @@ def to_numpy(name: str, values: pa.Array) -> Array:
         spread: Array = texts[encoded.indices.to_numpy()]
         return spread.reshape(shape)
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DatasetError(f"column {name!r} holds {kind}; expected numbers, booleans or text")
+        raise _unknown(name, kind)
     array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
     return array
 
@@ -223,6 +223,18 @@ def inner(values: pa.Array) -> pa.Array | None:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return values.flatten()
     return None
+
+
+def _unknown(name: str, kind: pa.DataType) -> DatasetError:
+    if pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
+        return DatasetError(
+            f"column {name!r} holds images as `datasets` keeps them, in files; store their pixels "
+            f"instead: docs/datasets.md shows how, under Hugging Face"
+        )
+    return DatasetError(
+        f"column {name!r} holds {kind}; expected numbers, booleans or text: turn it into numbers, "
+        f"or leave it out by naming the others in model_config.inputs"
+    )
 
 
 def _ragged(name: str, found: list[Any]) -> DatasetError:

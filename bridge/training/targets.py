@@ -190,6 +190,7 @@ def _classes(
                 f"target {target!r} holds fractions, which are no classes; set model_config.task "
                 f'to "regression" to predict values'
             )
+    _check_known(target, raw, names)
     known = np.unique(raw[0])
     if len(known) < 2:  # noqa: PLR2004
         only = _shown(known.tolist()[0], names)
@@ -207,6 +208,19 @@ def _classes(
         raise DatasetError(f"target {target!r}: validation has classes that train has not: {shown}")
     labels = tuple(tables.class_label(value, names) for value in known.tolist())
     return [np.searchsorted(known, column).astype(np.int64) for column in raw], labels
+
+
+def _check_known(target: str, raw: list[Array], names: list[str] | None) -> None:
+    """Where classes have names, a number without one is no class."""
+    if names is None:
+        return
+    bad = sum(int(((column < 0) | (column >= len(names))).sum()) for column in raw)
+    if bad:
+        raise DatasetError(
+            f"target {target!r} has {bad} rows without a class: numbers outside of its "
+            f"{len(names)} names, as -1 is for `datasets`; leave them out, in `datasets` by "
+            f"filter(lambda row: 0 <= row[{target!r}] < {len(names)})"
+        )
 
 
 def _shown(value: object, names: list[str] | None) -> str:

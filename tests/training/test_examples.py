@@ -1,7 +1,11 @@
 """Columns that cannot be trained on, each told with the column and the remedy."""
 
+import re
+from pathlib import Path
+
 import datasets
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -110,8 +114,32 @@ def test_missing_values(store):
 
 def test_columns_of_other_kinds(store):
     pq.write_table(pa.table({"x": [{"a": 1}] * ROWS, "target": Y}), store.root / "d.parquet")
-    with pytest.raises(DatasetError, match="column 'x' holds struct"):
+    with pytest.raises(DatasetError, match=r"column 'x' holds struct.*: turn it into numbers, or"):
         examples(store)
+
+
+@pytest.mark.parametrize("name", ["", "__index_level_0__", "Unnamed: 0", "Unnamed: 0.1"])
+def test_row_numbers_of_pandas_are_not_learnt_from(store, name):
+    store.add("d", {"train": {name: Y, "x": X, "target": Y}})
+    with pytest.raises(DatasetError, match=f"column '{name}' has no name of its own.*index=False"):
+        examples(store)
+    assert examples(store, inputs=["x"]).columns == ("x",)
+    if name:
+        assert examples(store, inputs=["x", name]).columns == ("x", name)
+
+
+def test_images_of_datasets_are_pixels_only_when_they_are_turned(store):
+    """As docs/datasets.md shows."""
+    pictures = [PIL.Image.new("RGB", (4, 5))] * ROWS
+    features = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    ds = datasets.Dataset.from_dict({"image": pictures, "label": Y}, features)
+    ds.save_to_disk(store.root / "files")
+    with pytest.raises(DatasetError, match="column 'image' holds images as `datasets` keeps them"):
+        examples(store, "files")
+    page = Path(__file__).parents[2] / "docs" / "datasets.md"
+    recipe = re.search(r"```python\n(from datasets import .*?)```", page.read_text(), re.DOTALL)[1]
+    exec(recipe, {"ds": ds, "FOLDER": store.root / "pixels"})  # noqa: S102
+    assert examples(store, "pixels").input_shape == (3, 5, 4)
 
 
 def test_validation_that_does_not_fit(store):
@@ -145,6 +173,25 @@ def test_splits_that_name_their_classes_differently(store, other):
     with pytest.raises(DatasetError) as told:
         examples(store)
     assert f"{['a', 'b', 'c']} in train and {other} in validation" in str(told.value)
+
+
+@pytest.mark.parametrize("strange", [-1, 2])
+@pytest.mark.parametrize("place", [0, -1], ids=["train", "validation"])
+def test_rows_without_a_class(store, strange, place):
+    labels = [Y.copy(), Y.copy()]
+    labels[place][:3] = strange
+    feature = datasets.ClassLabel(names=["a", "b"])
+    splits = {
+        name: datasets.Dataset.from_dict({"x": X[:, 0], "label": found}).cast_column(
+            "label", datasets.Value("int64")
+        )
+        for name, found in zip(("train", "validation"), labels, strict=True)
+    }
+    for split in splits.values():
+        split.info.features["label"] = feature  # which `from_dict` checks
+    datasets.DatasetDict(splits).save_to_disk(store.root / "d")
+    with pytest.raises(DatasetError, match=r"has 3 rows without a class: .* its 2 names, as -1"):
+        examples(store)
 
 
 @pytest.mark.parametrize("other", [["a", "b"], ["a", "b", "c"], None])
