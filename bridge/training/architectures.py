@@ -38,7 +38,7 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 _OPTIONS = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 _MOST_CHANNELS = 16
 _SMALLEST_SIDE = 4
-_CONSTANT = 1e-8
+_CONSTANT = 1e-30  # a float32 can divide by what is above; of equal numbers it is 0 exactly
 _COPIES = 4  # weights, gradients, and the two moments of AdamW
 
 

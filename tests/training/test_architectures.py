@@ -98,3 +98,12 @@ def test_answers_are_in_the_callers_units():
 def test_tolerance_grows_with_the_answers():
     assert tolerance_for(np.array([0.5])) == 1e-4
     assert tolerance_for(np.array([-2000.0, 3.0])) == pytest.approx(0.2)
+
+
+def test_very_small_numbers_are_no_constants():
+    rows = np.array([[1e-9, 0.1], [3e-9, 0.1]], np.float32)
+    network = Network(torch.nn.Identity(), rows, rows[:, :1])
+    found = network(torch.from_numpy(rows)).flatten().tolist()
+    assert found == pytest.approx([-1, 0, 1, 0])
+    assert network.input_scale[1] == 1
+    assert network.value_scale.tolist() == pytest.approx([1e-9])
