@@ -25,7 +25,7 @@ from bridge.training.export import (
     open_model,
 )
 from bridge.training.fit import answers
-from bridge.training.judging import KEPT, judge, lost
+from bridge.training.judging import KEPT, ROUNDING, judge, lost
 from bridge.training.pretrained import save_weights
 from bridge.training.probe import save_probe
 from bridge.training.published import WEIGHTS
@@ -36,7 +36,6 @@ from bridge.training.variants import TOLERANCES, make_variant
 
 _PROBE_ROWS = 64
 _PIECE = 256  # rows at a time
-_ROUNDING = 1e-6  # of metrics, which are means of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _measure(trained: Trained, found: Array, variant: Variant) -> dict[str, Any]
 
 def _check_loss(trained: Trained, measured: dict[str, Any], model: ModelConfig) -> None:
     loss, limit, name = measured["accuracy_loss"], model.accuracy_loss_limit, measured["metric"]
-    if loss <= limit + _ROUNDING:
+    if loss <= limit + ROUNDING:
         return
     unit = " of it" if name == "rmse" else ""
     others = '"fp32"' if model.variant == "fp16" else '"fp16" or "fp32"'

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bridge.errors import InvalidTrainingRequestError, NotGoodEnoughError
-from bridge.training.judging import check_good_enough, check_required, judge
+from bridge.training.judging import check_good_enough, check_required, judge, progress_value
 from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import METRICS, parse_request
 
@@ -31,6 +31,8 @@ def test_every_metric_that_may_be_required_is_found(task):
         ({"r2": 0.5}, {"r2": float("nan")}, "r2 is nan"),
         ({"loss": 0.5}, {"loss": float("nan")}, "loss is nan"),
         ({"f1": 0.9, "loss": 1}, {"f1": 0.1, "loss": 2}, "f1 is 0.1.*; loss is 2"),
+        ({"r2": 0.9, "rmse": 1e-9}, {"r2": 0.9 - 1e-8, "rmse": 1e-9 * (1 + 1e-8)}, None),
+        ({"rmse": 1e-9}, {"rmse": 2e-9}, "rmse is 2e-09, and 1e-09 is the most"),
     ],
 )
 def test_each_that_falls_short_is_named(required, found, short):
@@ -39,6 +41,25 @@ def test_each_that_falls_short_is_named(required, found, short):
         return
     with pytest.raises(NotGoodEnoughError, match=short):
         check_good_enough(required, found)
+
+
+def test_nine_of_ten_are_not_less_than_nine_tenths():
+    right = torch.eye(2)[[0] * 10]
+    found = judge("classification", right, torch.tensor([0] * 9 + [1]))
+    assert (
+        found["accuracy"] == progress_value("classification", right, torch.arange(10) // 9) == 0.9
+    )
+    found = judge("multi-label", right, torch.eye(2)[[0] * 9 + [1]])
+    assert (found["exact_match"], found["accuracy"], found["f1"]) == (0.9, 0.9, 0.9)
+    assert judge("multi-label", torch.zeros(2, 2), torch.zeros(2, 2))["f1"] == 0
+
+
+def test_a_value_of_small_numbers_counts_as_much_as_another():
+    wanted = torch.tensor([[1e5, 1.0], [2e5, 2.0], [3e5, 3.0], [4e5, 4.0]])
+    found = torch.stack([wanted[:, 0], wanted[:, 1].mean().expand(4)], dim=1)
+    assert judge("regression", found, wanted)["r2"] == 0.5
+    always = torch.ones(4, 1)
+    assert judge("regression", always, always)["r2"] == 0
 
 
 def test_a_metric_of_another_task():
