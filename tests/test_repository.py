@@ -196,6 +196,36 @@ def test_another_signature_is_refused_with_both_and_the_remedy(repository, files
     assert folders(repository) == ["m"]
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"columns": ["b", "a"]}, r"takes the columns \['a', 'b'\] in this order, .*\['b', 'a'\]"),
+        ({"columns": ["a", "c"]}, r"would have \['a', 'c'\]; .*model_config.inputs, or choose"),
+        ({"target": "other"}, "predicts 'y', and the new version would have 'other'"),
+    ],
+)
+def test_other_columns_or_another_order_are_refused(repository, files, change, shown):
+    """Of one input their signatures say the same, and callers would get wrong answers."""
+    made_of = {"columns": ["a", "b"], "target": "y"}
+    publish(repository, files, task="older")  # whose card does not tell
+    repository.check_signature("m", signature(), made_of | change)
+    candidates = [repository.lay_candidate("m", files, signature()) for _ in range(2)]
+    repository.publish(candidates[0], {"task_id": "first", **made_of})
+    withdraw(repository, "m", 2, keep=True)
+    repository.publish(candidates[1], {"task_id": "second", **made_of, **change})
+    with pytest.raises(PublishError, match="callers of 'm' rely on the former"):
+        restore(repository, "m", 2)
+    withdraw(repository, "m", 3)
+    restore(repository, "m", 2)
+    with pytest.raises(PublishError, match=shown):
+        repository.check_signature("m", signature(), made_of | change)
+    repository.check_signature("m", signature(), made_of)
+    late = repository.lay_candidate("m", files, signature())
+    with pytest.raises(PublishError, match=shown):
+        repository.publish(late, {"task_id": "late", **made_of, **change})
+    assert repository.publish(late, {"task_id": "late", **made_of}) == 4
+
+
 def test_signature_is_checked_again_at_the_last_moment(repository, files):
     slow = repository.lay_candidate("m", files, signature(width=5))
     publish(repository, files)

@@ -1,15 +1,23 @@
-"""What a model takes and gives, and how Triton's `config.pbtxt` says it. Pure: no I/O."""
+"""What a model takes and gives, and how Triton's `config.pbtxt` says it. Pure: no I/O.
+
+Several columns become one input, so that the signature does not tell which they are, nor in which
+order; cards do.
+"""
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.errors import PublishError
 from bridge.names import check_name
 from bridge.tensors import DTYPES, TensorSpec
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
+
+_SHOWN_COLUMNS = 100
 
 # Triton's Python-based backend makes two by default, each a process with the model in memory.
 # No kind: a GPU is used where there is one.
@@ -64,6 +72,32 @@ class Signature:
         outputs = ", ".join(f"{s.name} {s.datatype}{list(s.shape)}" for s in self.outputs)
         labels = f", labels {list(self.labels)}" if self.labels else ""
         return f"({inputs}) -> ({outputs}), max_batch_size {self.max_batch_size}{labels}"
+
+
+def check_columns(model: str, present: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Make sure that callers' numbers go on to mean what they mean.
+
+    Args:
+        model: its name.
+        present: the card of a version: `columns` (a list, in their order) and `target`; cards of
+            models that were not trained here, and of older ones, have neither.
+        wanted: the same of one that would join it.
+
+    Raises:
+        PublishError: they are others, or in another order.
+    """
+    show = reprlib.Repr()
+    show.maxlist = show.maxstring = _SHOWN_COLUMNS
+    for name, verb in (("columns", "takes the columns"), ("target", "predicts")):
+        if name in present and name in wanted and present[name] != wanted[name]:
+            order = " in this order" if name == "columns" else ""
+            field = "inputs" if name == "columns" else "targets"
+            raise PublishError(
+                f"model {model!r} {verb} {show.repr(present[name])}{order}, and the new version "
+                f"would have {show.repr(wanted[name])}; callers of {model!r} rely on the former: "
+                f"name the same, in the same order, in model_config.{field}, or choose another "
+                f"model_id"
+            )
 
 
 def render_config(signature: Signature) -> str:

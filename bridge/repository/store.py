@@ -41,7 +41,14 @@ from bridge.errors import (
 from bridge.names import CANDIDATE, check_name
 from bridge.repository.disk import rename, sync, sync_tree, write
 from bridge.repository.readable import render_card
-from bridge.repository.signature import CONFIG, LABELS, Signature, nameless, render_config
+from bridge.repository.signature import (
+    CONFIG,
+    LABELS,
+    Signature,
+    check_columns,
+    nameless,
+    render_config,
+)
 
 CARD = "card.json"
 READABLE_CARD = "card.md"
@@ -120,19 +127,26 @@ class ModelRepository:
                 return version
         return None
 
-    def check_signature(self, model: str, signature: Signature) -> None:
+    def check_signature(
+        self, model: str, signature: Signature, made_of: Mapping[str, Any] | None = None
+    ) -> None:
         """Make sure that a version with this signature may join the model.
 
+        Args:
+            model: its name.
+            signature: of the version that would join it.
+            made_of: that version's card, or `columns` and `target` of it; None: not known yet.
+
         Raises:
-            PublishError: the model's versions have another signature, or one that is not known
-                because its newest version was not published by this class.
+            PublishError: the model's versions have another signature or other columns, or it is
+                not known which, as its newest version was not published by this class.
         """
         versions = self.versions(model)
         if not versions:
             return
-        card = self.card(model, versions[-1])
+        card = self.card(model, versions[-1]) or {}
         try:
-            present = Signature.from_json((card or {})["signature"])
+            present = Signature.from_json(card["signature"])
         except (KeyError, TypeError):
             raise PublishError(
                 f"model {model!r} was put into the repository by hand (its version "
@@ -144,6 +158,7 @@ class ModelRepository:
                 f"model {model!r} takes and gives {present}; the new version would take and give "
                 f"{signature}; callers of {model!r} rely on the former, so choose another model_id"
             )
+        check_columns(model, card, made_of or {})
 
     # ---- publishing -----------------------------------------------------------------------
 
@@ -196,7 +211,7 @@ class ModelRepository:
         laid, home = self.root / candidate.name, self.root / candidate.model
         try:
             with self._lock():
-                self.check_signature(candidate.model, candidate.signature)
+                self.check_signature(candidate.model, candidate.signature, card)
                 faster = self.find_version_by_task(candidate.model, card["task_id"])
                 if faster is not None:
                     return faster
@@ -208,7 +223,7 @@ class ModelRepository:
                     return 1
                 # Where the lock does not reach (some network file systems), the model may have
                 # come into being just now.
-                self.check_signature(candidate.model, candidate.signature)
+                self.check_signature(candidate.model, candidate.signature, card)
                 if candidate.signature.labels:
                     (laid / LABELS).replace(home / LABELS)
                 if self._config(candidate.model) is None:

@@ -67,7 +67,7 @@ def restore(repository: ModelRepository, model: str, version: int) -> None:
     grave = _grave(repository, model, version)
     card = repository.read_card(grave)
     if repository.versions(model) and card is not None and "signature" in card:
-        repository.check_signature(model, Signature.from_json(card["signature"]))
+        repository.check_signature(model, Signature.from_json(card["signature"]), card)
     try:
         if not rename(grave, grave.with_name(str(version))):
             raise PublishError(f"there is a version {version} of model {model!r} already")

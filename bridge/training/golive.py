@@ -95,9 +95,10 @@ class GoLive:
             await self._forget(name)
 
     def check(self, plan: Plan) -> None:
-        """Refuse another signature before hours are spent on it."""
+        """Refuse another signature, or other columns, before hours are spent on it."""
+        made_of = {"columns": list(plan.columns), "target": plan.target}
         with reading_repository(self.repository.root):
-            self.repository.check_signature(self.request.model_id, plan.signature)
+            self.repository.check_signature(self.request.model_id, plan.signature, made_of)
 
     async def recorded(self) -> dict[str, Any] | None:
         """The result of an earlier delivery of this task, if it came as far as publishing."""
@@ -271,6 +272,7 @@ class GoLive:
             "parity": card["parity"],
             **{name: card[name] for name in ("variant", "weights") if name in card},
             **card["signature"],
+            "columns": card.get("columns"),  # None where no training made it
             "dataset_id": card["dataset_id"],
             "dataset_hash": card.get("dataset_hash"),  # None in cards of older versions
             "duration_s": card["duration_s"],

@@ -89,8 +89,9 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
             see `bridge.training.process.Piece`.
         folder: exists and is empty; gets checkpoints, and at last `version/model.onnx` and
             `probe.npz`.
-        report: gets one `plan` (the signature) before training, `progress` and `checkpoint` (its
-            facts) during it, and at the end `result`, or `sliced` if it is not trained yet.
+        report: gets one `plan` (`signature`, `columns`, `target`) before training, `progress` and
+            `checkpoint` (its facts) during it, and at the end `result`, or `sliced` if it is not
+            trained yet.
         stop: whether the slice shall end.
 
     Raises:
@@ -110,7 +111,7 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
     network = _network(request, examples, sequences=sequences)
     check_variant(network, request.model.variant)
     weights = _begin(request, examples, network, job)
-    report("plan", {"signature": signature.to_json()})
+    report("plan", {"signature": signature.to_json(), **_made_of(examples)})
 
     slices = Slices(
         folder=folder,
@@ -171,14 +172,17 @@ def _about(examples: Examples, parameters: Hyperparameters) -> dict[str, Any]:
     """What the result says of data, settings and libraries."""
     rows = len(examples.train.inputs)
     return {
-        "columns": list(examples.columns),
-        "target": examples.target,
+        **_made_of(examples),
         "task": examples.task,
         "rows": {"train": rows, "validation": len(examples.validation.inputs)},
         "hyperparameters": _used(parameters, rows),
         "threads": torch.get_num_threads(),
         "libraries": _libraries(),
     }
+
+
+def _made_of(examples: Examples) -> dict[str, Any]:
+    return {"columns": list(examples.columns), "target": examples.target}
 
 
 def signature_of(examples: Examples, max_batch_size: int) -> Signature:

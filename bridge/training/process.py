@@ -58,6 +58,10 @@ class Plan:
     """What the model will take and give; known before training begins."""
 
     signature: Signature
+    columns: tuple[str, ...]
+    """What the inputs are made of, in order."""
+    target: str
+    """What is predicted; several columns with commas between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,8 @@ async def _listen(
         elif kind == "meeting" and listeners.meeting is not None:
             await listeners.meeting(line["port"], line["dataset_hash"])
         elif kind == "plan":
-            plan = Plan(Signature.from_json(line["signature"]))
+            signature = Signature.from_json(line["signature"])
+            plan = Plan(signature, tuple(line["columns"]), line["target"])
             listeners.plan(plan)
             begun.set()
         elif kind == "checkpoint":

@@ -167,8 +167,8 @@ class Training:
         Returns:
             None: it goes on from its checkpoint, in another turn. Else `model_name`,
             `model_version` (text), `metrics`, `parity`, `inputs`, `outputs`, `max_batch_size`,
-            `labels`, `dataset_id`, `dataset_hash`, `duration_s`, `timings`, `slices`; `variant`,
-            where one was asked for.
+            `labels`, `columns` (in the order of the input), `dataset_id`, `dataset_hash`,
+            `duration_s`, `timings`, `slices`; `variant`, where one was asked for.
 
         Raises:
             TrainingError: the data, the training, the export or the publishing failed; what was

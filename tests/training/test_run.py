@@ -61,6 +61,7 @@ async def test_a_trained_model_goes_live(settings, fake_triton, repository, trai
     assert result["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 8, 8]}]
     assert result["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
     assert result["labels"] == [str(digit) for digit in range(10)]
+    assert result["columns"] == ["image"]
     assert result["dataset_id"] == "few"
     assert result["dataset_hash"] == trained.outcome.result["dataset_hash"]
     assert result["duration_s"] > 0
@@ -248,11 +249,22 @@ async def test_an_outage_after_publishing_keeps_the_version(
     assert fake_triton.served["few"][0] == "1"
 
 
-async def test_another_signature_is_refused_before_training(settings, fake_triton, repository):
+@pytest.mark.parametrize(
+    ("ours", "others", "shown"),
+    [
+        ('"image"', '"picture"', r"takes and gives .*picture.*image.*another model_id"),
+        ('"target": "target"', '"target": "price"', "predicts 'price', and .* have 'target'"),
+    ],
+)
+async def test_another_signature_or_target_is_refused_before_training(
+    settings, fake_triton, repository, ours, others, shown
+):
     await start(settings, fake_triton, model_id="shared")
     other = repository.root / "shared" / "1" / "card.json"
-    other.write_text(other.read_text().replace('"image"', '"picture"'))
-    with pytest.raises(PublishError, match=r"takes and gives .*picture.*image.*another model_id"):
+    card = other.read_text()
+    assert ours in card
+    other.write_text(card.replace(ours, others))
+    with pytest.raises(PublishError, match=shown):
         await start(settings, fake_triton, "second", model_id="shared")
     assert repository.versions("shared") == [1]
     assert nothing_left(settings)
