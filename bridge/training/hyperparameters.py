@@ -46,7 +46,7 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     epochs: int = Field(default=15, ge=1, le=100_000)
-    batch_size: int | None = Field(default=None, ge=1, le=1_048_576)
+    batch_size: int | None = Field(default=None, ge=_SMALLEST_SHARE, le=1_048_576)
     """Rows in a batch; by default 8 to 64, so that an epoch has 20 batches or more."""
     accumulate: int = Field(default=1, ge=1, le=65_536)
     """Batches whose gradients are gathered for one optimizer step."""

@@ -140,6 +140,7 @@ def test_names_that_are_numbers_may_come_as_numbers(settings):
         (CNN, {"patience": 0}, "must be greater than or equal to 1, got 0"),
         (CNN, {"accumulate": 0}, "hyperparameters.accumulate: must be greater than or equal to 1"),
         (CNN, {"devices": 0}, "hyperparameters.devices: must be greater than or equal to 1"),
+        (CNN, {"batch_size": 1}, "batch_size: must be greater than or equal to 2, got 1"),
         (CNN, {"devices": 4, "batch_size": 7}, "'batch_size' 7 is too small to be shared by 4"),
         (CNN, {"optimizer": "lion"}, "hyperparameters.optimizer: must be 'adamw' or 'sgd', got 'l"),
         (CNN, {"momentum": 0.5}, "'momentum' is of optimizer 'sgd', not of 'adamw'"),
