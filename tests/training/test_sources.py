@@ -171,7 +171,7 @@ def lay_csv(path, rows):
 
 @pytest.mark.parametrize(
     "rows",
-    [["one\ntwo, three"] * 100_000, ["one", "long " * 300_000, "three"]],
+    [["one\ntwo, three"] * 100_000, ["one", "long " * 600_000, "three"]],
     ids=["broken lines", "a line longer than a block"],
 )
 def test_a_csv_file_that_is_read_at_once_holds_any_text(store, tmp_path, rows):
