@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bridge.errors import BridgeError, PublishError, UnknownModelError
+from bridge.errors import BridgeError, ModelLoadError, PublishError, UnknownModelError
 from bridge.repository import ModelRepository, check_model_id, restorable, restore, withdraw
 from bridge.specs import ModelState
 
 _READY = "READY"
+_NOT_WANTED = {"", "unloaded"}
+"""Reasons not to serve a version: nobody asked for it, or a person unloaded it."""
 _LOOKS, _LOOK_EVERY_S = 50, 0.1
 
 
@@ -68,7 +70,9 @@ async def take_out(
 ) -> Change:
     """Have Triton serve the version before; none, where there is none left.
 
-    All of the version is kept: see `put_back`.
+    Also where none is served as the newest does not load, as after a restart of Triton. If the one
+    before does not load either, the version is out all the same: so all bad ones can be taken out.
+    A model that a person unloaded stays unloaded. All of the version is kept: see `put_back`.
 
     Args:
         repository: the one that Triton reads.
@@ -81,10 +85,16 @@ async def take_out(
         BridgeError: Triton or the disk refused; nothing has changed.
     """
     number = newest(repository, model, version)
-    served = await _serving(triton, model)  # says now whether we may, too
+    states = [it for it in await triton.index() if it.name == model]  # says whether we may, too
+    served = any(it.state == _READY for it in states)
+    # Where nothing is served, one before that does not load either takes nothing away.
+    borne = () if served else (ModelLoadError,)
     withdraw(repository, model, number, keep=True)
     try:
-        serving = await _follow(repository, triton, model, number) if served else []
+        serving: list[int] = []
+        if served or any(it.reason not in _NOT_WANTED for it in states):
+            with contextlib.suppress(*borne):
+                serving = await _follow(repository, triton, model, number)
         if number in serving:
             raise PublishError(
                 f"Triton serves version {number} of {model!r} still: does it read "

@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from bridge.embedded.state import StateFolder
+from bridge.embedded.triton import TritonServer
 from bridge.errors import (
     InvalidNameError,
     ModelLoadError,
@@ -95,6 +97,38 @@ async def test_where_triton_cannot_load_what_comes_back_nothing_changes(client, 
         await put_back(repository, client, model)
     assert repository.versions(model) == [1]
     assert await factor(client, model) == 2
+
+
+async def test_a_model_that_a_person_unloaded_stays_so(client, repository, model):
+    await client.unload(model)
+    async with asyncio.timeout(60):
+        while any(it.state != "UNAVAILABLE" for it in await client.index() if it.name == model):
+            await asyncio.sleep(0.1)
+    assert (await take_out(repository, client, model)).serving == []
+    with pytest.raises(ModelUnavailableError):
+        await factor(client, model)
+
+
+async def test_where_nothing_is_served_as_the_newest_does_not_load(save_multiplier):
+    """As after a restart of Triton: until then it serves the one before."""
+    async with StateFolder() as state:
+        repository = ModelRepository(state.room("models"))
+        for name in ("one", "two"):
+            save_multiplier(repository.root, name, 2.0)
+            save_multiplier(repository.root, name, 3.0, version=2)
+            (repository.root / name / "2" / "model.onnx").write_bytes(b"no network")
+        save_multiplier(repository.root, "two", 4.0, version=3)
+        (repository.root / "two" / "3" / "model.onnx").write_bytes(b"no network")
+        async with (
+            TritonServer(state, repository.root) as server,
+            TritonClient([server.address], server.admin_key) as client,
+        ):
+            assert {it.state for it in await client.index()} == {"UNAVAILABLE"}
+            assert (await take_out(repository, client, "one")).serving == [1]
+            assert await factor(client, "one") == 2
+            assert (await take_out(repository, client, "two")).serving == []
+            assert (await take_out(repository, client, "two")).serving == [1]
+            assert await factor(client, "two") == 2
 
 
 async def test_where_somebody_loses_patience_nothing_changes(
