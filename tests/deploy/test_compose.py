@@ -247,6 +247,20 @@ def test_rabbitmq_blocks_publishers_before_its_container_is_full(compose, root):
     assert 0.5 <= highest / limit <= 0.65
 
 
+def test_rabbitmq_keeps_dead_letters_that_are_looked_at(root):
+    """RabbitMQ 4 throws away what comes back for the 21st time, and each look returns all."""
+    text = (root / "deploy" / "rabbitmq" / "20-bridge.conf").read_text()
+    policy = dict(
+        re.findall(r"^default_policies\.operator\.dead-letters\.(\w+) = (\S+)$", text, re.MULTILINE)
+    )
+    settings = Settings.model_fields
+    for queue in ("taskiq_ml_queue", "taskiq_ml_training_queue"):
+        assert re.search(policy["queue_pattern"], f"{settings[queue].default}.dead_letter")
+        assert not re.search(policy["queue_pattern"], settings[queue].default)
+    assert re.search(policy["vhost_pattern"], settings["rabbitmq_vhost"].default)
+    assert int(policy["delivery_limit"]) >= 10_000
+
+
 def test_rabbitmq_has_its_management_page_and_metrics(root):
     plugins = (root / "deploy" / "rabbitmq" / "enabled_plugins").read_text()
     assert plugins.strip() == "[rabbitmq_management,rabbitmq_prometheus]."
