@@ -67,7 +67,10 @@ _WARNINGS = {
     "gpu-driver-broken": (
         "see what it says; after an update of the driver, reboot; in a container, reserve the GPU"
     ),
-    "gpu-unused": "pip uninstall onnxruntime; pip install 'taskiq-triton-bridge[gpu]'",
+    "torch-without-gpu": (
+        "update the driver, or install PyTorch's build for its CUDA; where nothing is trained, or "
+        "on processors on purpose, never mind"
+    ),
     "worker-pool-unreachable": "start it with BRIDGE_METRICS_PORT, or correct BRIDGE_WORKER_URLS",
     "worker-not-ready": "mend the part that it names; it goes on by itself",
 }
@@ -101,6 +104,10 @@ _NOTES = {
     "model-no-dynamic-batching": "add `dynamic_batching { }` to its config.pbtxt",
     "gpu-absent": (
         "nothing, if Triton runs elsewhere or the CPU is meant; else install NVIDIA's driver"
+    ),
+    "gpu-unused": (
+        "nothing, if Triton runs elsewhere, as in containers; to serve from here: pip uninstall "
+        "onnxruntime; pip install 'taskiq-triton-bridge[gpu]'"
     ),
     "version-differs": (
         "pip install -c constraints.txt 'taskiq-triton-bridge', if something behaves oddly"

@@ -19,6 +19,8 @@ _FULL_BYTES, _NEARLY_FULL_BYTES = 256 * 2**20, 5 * 2**30
 _FEW_DESCRIPTORS = 4096
 _PROGRAM_S = 8.0
 _PROVIDERS = "import onnxruntime; print(*onnxruntime.get_available_providers())"
+_DRIVERS_CUDA = re.compile(r"CUDA[\w ]* Version\s*:\s*(\d+)")
+_TORCHS_CUDA = re.compile(r"^cuda\b.*=\s*['\"]([\d.]+)['\"]", re.MULTILINE)
 _PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)$", re.MULTILINE)
 
 
@@ -67,7 +69,7 @@ async def check_descriptors(_: Settings) -> list[Finding]:
 
 
 async def check_gpu(_: Settings) -> list[Finding]:
-    """NVIDIA's driver, and whether this Python's onnxruntime could use the GPU."""
+    """NVIDIA's driver, and whether this Python's onnxruntime and torch could use the GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [finding("gpu-absent", "no nvidia-smi is on PATH")]
@@ -75,13 +77,32 @@ async def check_gpu(_: Settings) -> list[Finding]:
     code, said = await _run(program, query, "--format=csv,noheader")
     if code != 0 or not said:
         return [finding("gpu-driver-broken", said or f"nvidia-smi ended with code {code}")]
-    found = [fine("; ".join(said.splitlines()))]
+    libraries = await asyncio.gather(_onnxruntime_on_gpu(), _torch_on_gpu(program))
+    return [fine("; ".join(said.splitlines())), *libraries]
+
+
+async def _onnxruntime_on_gpu() -> Finding:
     if importlib.util.find_spec("onnxruntime") is None:
-        return [*found, fine("no onnxruntime is installed here: Triton brings its own")]
+        return fine("no onnxruntime is installed here: Triton brings its own")
     code, providers = await _run(sys.executable, "-P", "-c", _PROVIDERS)
     told = f"onnxruntime has {providers or 'no providers'}"
     cuda = code == 0 and "CUDAExecutionProvider" in providers
-    return [*found, fine(told) if cuda else finding("gpu-unused", told)]
+    return fine(told) if cuda else finding("gpu-unused", told)
+
+
+async def _torch_on_gpu(nvidia_smi: str) -> Finding:
+    """By what torch was built for: to load it would take longer than a check may."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return fine("no torch is installed here: nothing is trained here")
+    built = _TORCHS_CUDA.search((Path(spec.origin).parent / "version.py").read_text())
+    if built is None:
+        return finding("torch-without-gpu", "torch is a build without CUDA")
+    _, page = await _run(nvidia_smi)
+    driver = _DRIVERS_CUDA.search(page)
+    told = f"torch is built for CUDA {built[1]}, the driver is for {driver[1] if driver else '?'}"
+    old = driver is not None and int(driver[1]) < int(built[1].partition(".")[0])
+    return finding("torch-without-gpu", told) if old else fine(told)
 
 
 async def _run(*command: str) -> tuple[int, str]:

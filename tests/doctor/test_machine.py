@@ -3,10 +3,12 @@
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bridge.doctor.findings import Severity
 from bridge.embedded.ports import free_ports
 from bridge.health import Health
 
@@ -91,8 +93,32 @@ async def test_a_gpu_that_onnxruntime_cannot_use(found, settings_of, nvidia_smi)
     """A made-up GPU; the onnxruntime is the installed one, for CPUs."""
     nvidia_smi("echo 'NVIDIA H100 80GB HBM3, 550.54, 81559 MiB'")
     codes = await found(settings_of(), "gpu")
-    assert set(codes) == {"ok", "gpu-unused"}
+    assert codes["gpu-unused"][0].severity is Severity.NOTE  # as in every training container
     assert "CPUExecutionProvider" in codes["gpu-unused"][0].what
+
+
+@pytest.mark.parametrize(
+    ("cuda", "seen"), [("None", False), ("'13.0'", False), ("'12.8'", True), ('"12.8"', True)]
+)
+async def test_a_torch_that_cannot_use_the_gpu(
+    found, settings_of, nvidia_smi, tmp_path, monkeypatch, cuda, seen
+):
+    """A made-up GPU, and a made-up torch: the installed one is of one kind only."""
+    nvidia_smi(
+        """case "$*" in
+        *query*) echo 'NVIDIA H100 80GB HBM3, 550.54, 81559 MiB' ;;
+        *) echo '| NVIDIA-SMI 550.54     Driver Version: 550.54     CUDA Version: 12.4 |' ;;
+        esac"""
+    )
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "version.py").write_text(
+        f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"
+    )
+    codes = await found(settings_of(), "gpu")
+    assert ("torch-without-gpu" in codes) is not seen
 
 
 async def test_versions(found, settings_of, tmp_path, monkeypatch):
