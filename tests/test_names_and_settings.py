@@ -95,6 +95,8 @@ def test_tls_is_spelled_as_aio_pika_reads_it(monkeypatch, tmp_path):
     [
         ("ML_WORKER_COUNT", "0"),
         ("RABBITMQ_PORT", "amqp"),
+        ("RABBITMQ_PORT", "tcp://10.0.0.7:amqp"),
+        ("RABBITMQ_PORT", "udp://10.0.0.7:5672"),
         ("TRITON_URL", "http://triton:8000"),
         ("TRITON_URL", "triton"),
         ("TASKIQ_ML_QUEUE_TYPE", "fast"),
@@ -193,6 +195,13 @@ def test_a_slip_of_the_pen_is_told(monkeypatch, name, meant):
 def test_what_others_set_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "1")
     load_settings()
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.7:5673", "tcp://[fd00::7]:5673", "5673"])
+def test_kubernetes_may_set_the_port_of_a_service_that_is_named_rabbitmq(monkeypatch, value):
+    monkeypatch.setenv("RABBITMQ_PORT", value)
+    monkeypatch.setenv("RABBITMQ_SERVICE_HOST", "10.0.0.7")
+    assert load_settings().rabbitmq_port == 5673
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What can be set of the queue, RabbitMQ and the workers that serve it; part of `Settings`."""
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, NonNegativeInt, SecretStr, StringConstraints, field_validator
@@ -14,6 +15,7 @@ ExchangeType = Literal["topic", "direct", "fanout", "headers"]
 QueueType = Literal["quorum", "classic"]
 AmqpName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@#,/><-]{1,200}$")]
 """What RabbitMQ and its client library take as a name, with room for our own endings."""
+_SERVICE_PORT = re.compile(r"tcp://.+:(\d+)")
 
 
 class QueueSettings(PartSettings):
@@ -77,6 +79,13 @@ class QueueSettings(PartSettings):
     """Where worker pools answer `/readyz` and `/metrics`, separated by commas, for `mlbridge
     status` and `doctor`; a host with several addresses is asked at each. Unset:
     BRIDGE_METRICS_PORT of this machine, if that is set."""
+
+    @field_validator("rabbitmq_port", mode="before")
+    @classmethod
+    def _port(cls, value: Any) -> Any:
+        """Of Kubernetes, where a service is named `rabbitmq`: `tcp://10.0.0.7:5672`."""
+        found = _SERVICE_PORT.fullmatch(str(value))
+        return found[1] if found else value
 
     @field_validator("rabbitmq_host")
     @classmethod
