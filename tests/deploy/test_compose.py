@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from bridge.settings import Settings
 
@@ -181,7 +182,9 @@ def test_only_what_users_call_is_published_and_only_on_the_address_they_chose(co
     published = {}
     for name, service in compose["services"].items():
         for port in service.get("ports", []):
-            assert port.startswith("${BIND_ADDRESS:-127.0.0.1}:"), f"{name}: {port}"
+            # The dashboard's pages ask nobody for a password.
+            where = "127.0.0.1" if name == "taskiq-dashboard" else "${BIND_ADDRESS:-127.0.0.1}"
+            assert port.startswith(f"{where}:"), f"{name}: {port}"
             published.setdefault(name, set()).add(port.rpartition(":")[2])
     assert published == PUBLISHED
 
@@ -221,6 +224,31 @@ def test_redis_keeps_what_it_confirmed_and_evicts_nothing(compose):
     command = " ".join(compose["services"]["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
+
+
+def test_the_example_of_an_override_file_changes_memory_ports_and_replicas_alone(root, compose):
+    """A command in it takes the place of ours, so has to say all of it."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!override", Loader.construct_yaml_seq)
+    page = (root / "docs" / "deployment.md").read_text()
+    [text] = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    services = yaml.load(text, Loader)["services"]  # noqa: S506 - a SafeLoader
+    assert set(services) == {"redis", "api-template-worker-ml"}
+    ours, theirs = compose["services"]["redis"], services["redis"]
+    memory = ours["command"].index("--maxmemory") + 1
+    for command in (ours["command"], theirs["command"]):
+        assert command[-1].startswith("${REDIS_PASSWORD")
+    assert in_bytes(theirs["command"][memory]) > in_bytes(ours["command"][memory])
+    assert [*theirs["command"][:memory], *theirs["command"][memory + 1 : -1]] == [
+        *ours["command"][:memory],
+        *ours["command"][memory + 1 : -1],
+    ]
+    assert "ports: !override [" in text
+    limit = theirs["deploy"]["resources"]["limits"]["memory"]
+    assert in_bytes(limit) >= 2 * in_bytes(theirs["command"][memory])
 
 
 def test_redis_has_room_for_the_results_of_a_busy_service(compose):
