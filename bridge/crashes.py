@@ -83,12 +83,11 @@ def _dead(model: str) -> str:
 
 
 async def repair(redis: Redis, triton: Triton) -> None:
-    """Reload what is reported, until cancelled."""
+    """Reload what is reported, until cancelled; one model does not wait for another."""
     repaired: dict[str, float] = {}
+    repairing: set[str] = set()
 
-    async def heard(model: str) -> None:
-        if repaired.get(model, 0.0) > time.monotonic() - _ONCE_IN_S:
-            return
+    async def reload(model: str) -> None:
         try:
             if await triton.reload(model):
                 logger.warning("model %r had crashed in Triton: reloaded", model)
@@ -98,5 +97,15 @@ async def repair(redis: Redis, triton: Triton) -> None:
         except BridgeError as error:
             logger.error("model %r has crashed, and is not reloaded: %s", model, error)  # noqa: TRY400
             await asyncio.sleep(_ONCE_IN_S)
+        finally:
+            repairing.discard(model)
 
-    await listen(redis, _CHANNEL, heard)
+    async with asyncio.TaskGroup() as group:
+
+        async def heard(model: str) -> None:
+            lately = repaired.get(model, 0.0) > time.monotonic() - _ONCE_IN_S
+            if not lately and model not in repairing:
+                repairing.add(model)
+                group.create_task(reload(model))
+
+        await listen(redis, _CHANNEL, heard)

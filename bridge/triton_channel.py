@@ -6,6 +6,7 @@ whose process died. Protocol: Open Inference Protocol (KServe v2) over gRPC with
 model-repository extension.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -27,9 +28,8 @@ from bridge.triton_errors import triton_error
 ADMIN_HEADER = "triton-grpc-protocol-triton-admin-key"
 """Metadata key under which Triton expects the admin key (`--grpc-restricted-protocol`)."""
 
-LOAD_S = 300.0
-"""For a large model on a busy GPU."""
-
+_LOAD_S = 300.0  # for a large model on a busy GPU
+_LOADED_AGAIN_AFTER_S = (2.0, 5.0, 15.0, 60.0)
 _QUICK_S = 10.0  # health, configuration, index: answered from memory
 
 # Set one by one: any option given replaces tritonclient's own, which lift gRPC's 4 MB limit.
@@ -117,7 +117,7 @@ class TritonChannel:
         """
         request = service_pb2.RepositoryModelLoadRequest(model_name=name)
         try:
-            await self.stub.RepositoryModelLoad(request, timeout=LOAD_S, metadata=self._admin)
+            await self.stub.RepositoryModelLoad(request, timeout=_LOAD_S, metadata=self._admin)
         except grpc.aio.AioRpcError as error:
             failure = self._translated(error, name)
             if isinstance(failure, (RestrictedError, TritonUnavailableError)):
@@ -125,6 +125,55 @@ class TritonChannel:
             raise ModelLoadError(
                 f"Triton at {self.address} could not load {name!r}: {error.details()}"
             ) from None
+
+    async def unload(self, name: str) -> None:
+        """Unload a model.
+
+        Raises:
+            TritonError: it refused.
+        """
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        await self.call(self.stub.RepositoryModelUnload, request, name, _LOAD_S)
+
+    async def reload(self, name: str) -> bool:
+        """Unload and load a model that counts as ready; of an ensemble, all that it is made of.
+
+        A load that fails, as memory is short where a process died of that, is tried again for a
+        minute and a half: nobody else would bring back what was unloaded here.
+
+        Returns:
+            Whether it counted as ready.
+
+        Raises:
+            TritonError: it refused.
+        """
+        request = service_pb2.RepositoryIndexRequest(ready=True)
+        index = await self.call(self.stub.RepositoryIndex, request, name)
+        if name not in {model.name for model in index.models}:
+            return False
+        for part in await self._parts(name):
+            await self.unload(part)
+            await self._load_patiently(part)
+        return True
+
+    async def _parts(self, name: str) -> list[str]:
+        """What an ensemble is made of, also through others; of any other model, itself."""
+        request = service_pb2.ModelConfigRequest(name=name)
+        config = (await self.call(self.stub.ModelConfig, request, name)).config
+        steps = dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step)
+        if not steps:
+            return [name]
+        return list(dict.fromkeys([part for step in steps for part in await self._parts(step)]))
+
+    async def _load_patiently(self, name: str) -> None:
+        for wait_s in _LOADED_AGAIN_AFTER_S:
+            try:
+                await self.load(name)
+            except (ModelLoadError, TritonUnavailableError):
+                await asyncio.sleep(wait_s)
+            else:
+                return
+        await self.load(name)
 
     async def told(self, call: Awaitable[Any], name: str = "") -> Any:
         """What a call of the stub comes to.

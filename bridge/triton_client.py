@@ -30,7 +30,7 @@ from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor
 from bridge.tracing import tracer
-from bridge.triton_channel import LOAD_S, TritonChannel, runs_on_processors, spec_from_config
+from bridge.triton_channel import TritonChannel, runs_on_processors, spec_from_config
 from bridge.triton_errors import verdict
 
 _CACHED_SPECS = 1024
@@ -195,15 +195,21 @@ class TritonClient:
         Raises:
             TritonError: a server refused.
         """
-        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
+        failed: TritonError | None = None
         for server in self._servers:
-            await server.call(server.stub.RepositoryModelUnload, request, name)
+            try:
+                await server.unload(name)
+            except TritonError as error:  # one that is away must not keep the others from it
+                failed = failed or error
         self._forget(name)
+        if failed is not None:
+            raise failed
 
     async def reload(self, name: str) -> bool:
         """Unload and load a model: one whose process died does not come back by itself.
 
         On each server that takes it for ready, one after the other, so that the rest serves on.
+        One whose load fails is tried again for some time, in which nothing else is done here.
 
         Returns:
             Whether there was such a server.
@@ -212,19 +218,16 @@ class TritonClient:
             TritonError: a server refused.
         """
         reloaded = False
+        failed: TritonError | None = None
         for server in self._servers:
-            ready = service_pb2.RepositoryIndexRequest(ready=True)
-            index = await server.call(server.stub.RepositoryIndex, ready, name)
-            if name not in {model.name for model in index.models}:
-                continue
-            for method, request in (
-                (server.stub.RepositoryModelUnload, service_pb2.RepositoryModelUnloadRequest),
-                (server.stub.RepositoryModelLoad, service_pb2.RepositoryModelLoadRequest),
-            ):
-                await server.call(method, request(model_name=name), name, LOAD_S)
-            reloaded = True
+            try:
+                reloaded |= await server.reload(name)
+            except TritonError as error:
+                failed = failed or error
         if reloaded:
             self.observer.loaded(name, "reloaded")
+        if failed is not None:
+            raise failed
         return reloaded
 
     async def index(self) -> list[ModelState]:

@@ -18,16 +18,20 @@ import numpy as np
 from bridge.errors import (
     BridgeError,
     Fate,
+    InferenceTimeoutError,
+    ModelUnavailableError,
     PublishError,
+    RestrictedError,
     TaskCancelledError,
     TaskExpiredError,
+    TritonBusyError,
     TritonError,
     TritonUnavailableError,
     UnknownModelError,
 )
 from bridge.repository import Candidate, ModelRepository, Signature, withdraw
 from bridge.settings import Settings
-from bridge.specs import InferReply
+from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Array, Tensor
 from bridge.training.hindrances import reading_repository
 from bridge.training.probe import load_probe
@@ -38,11 +42,19 @@ from bridge.training.tolerances import GPU_TOLERANCE, tolerance_for
 log = logging.getLogger(__name__)
 
 _LEFTOVER_S = 3600.0  # longer than any candidate is tried
+# Of a version that Triton has loaded, these say that too much is asked of it, not that it is bad.
+_PASSING = (TritonBusyError, ModelUnavailableError, InferenceTimeoutError)
 _SEVERAL = 5  # rows of the second question; not a power of 2, to catch a fixed batch size
 
 
 class Triton(Protocol):
     """What going live asks of Triton; `bridge.triton_client.TritonClient`."""
+
+    async def index(self) -> list[ModelState]:
+        """Every model version; takes the right to load."""
+
+    async def model_spec(self, name: str) -> ModelSpec:
+        """What a loaded model takes and gives."""
 
     async def load(self, name: str) -> None:
         """Load or reload a model's newest version."""
@@ -99,6 +111,24 @@ class GoLive:
         made_of = {"columns": list(plan.columns), "target": plan.target}
         with reading_repository(self.repository.root):
             self.repository.check_signature(self.request.model_id, plan.signature, made_of)
+
+    async def may_load(self, *, trained: bool) -> None:
+        """See that Triton lets us load a model, before hours are spent on one.
+
+        Args:
+            trained: they have been; all that is left is to load it.
+
+        Raises:
+            RestrictedError: it does not.
+            TritonUnavailableError: it cannot be asked, or does not yet, and all else is done.
+        """
+        try:
+            await self.triton.index()
+        except TritonError as error:
+            if trained:
+                raise _to_be_awaited(error) from error
+            if isinstance(error, RestrictedError):
+                raise
 
     async def recorded(self) -> dict[str, Any] | None:
         """The result of an earlier delivery of this task, if it came as far as publishing."""
@@ -175,7 +205,9 @@ class GoLive:
             await self.triton.load(candidate.name)
             if not await self.triton.on_processors(candidate.name):
                 tolerance = max(tolerance, tolerance_for(wanted, GPU_TOLERANCE))
-            most = max(1, candidate.signature.max_batch_size)
+            # A configuration that its users wrote may say less than the signature.
+            spec = await self.triton.model_spec(candidate.name)
+            most = max(1, min(candidate.signature.max_batch_size, spec.max_batch_size))
             worst = 0.0
             for count in sorted({1, min(_SEVERAL, most, len(rows))}):
                 found = await self._ask(candidate.name, candidate.signature, rows[:count])
@@ -217,6 +249,8 @@ class GoLive:
                 # Triton loads the newest; whoever published that proves it.
                 log.info("%s version %d has been followed already: %s", model, version, error)
                 return
+            if isinstance(error, _PASSING):
+                raise _to_be_awaited(error) from error
             refused = self._refused(error, "the version before serves on")
             if not isinstance(refused, TritonUnavailableError):
                 await self._withdraw(version)
@@ -243,6 +277,8 @@ class GoLive:
             log.warning("Triton could not unload %s: %s", name, error)
 
     def _refused(self, error: BridgeError, outcome: str) -> BridgeError:
+        if isinstance(error, RestrictedError):  # the key was changed since the training began
+            return _to_be_awaited(error)
         if isinstance(error, PublishError) or error.fate is not Fate.FAIL:
             return error  # another try may do
         return PublishError(
@@ -279,6 +315,12 @@ class GoLive:
             "timings": card.get("timings", {}),
             "slices": card.get("slices", 1),
         }
+
+
+def _to_be_awaited(error: TritonError) -> TritonUnavailableError:
+    if isinstance(error, TritonUnavailableError):
+        return error
+    return TritonUnavailableError(str(error))
 
 
 def _proof(result: Mapping[str, Any]) -> str:

@@ -216,10 +216,11 @@ class Training:
         found = await self.checkpoints.newest(folder)
         start, resume = found or (None, None)
         self._resumed = start is not None
+        facts = start.facts if start else {}
+        await self._live.may_load(trained=bool(facts.get("finished")))
         crew = self._crew(turn, start)
         if crew is not None and not await self._gather(crew, turn, on_progress):
             return None
-        facts = start.facts if start else {}
         piece = self._piece(turn, facts, resume, crew)
         async with Uploads(partial(self._keep, turn.token)) as uploads:
             reports = _Reports(uploads, turn, facts, piece.threads, on_progress)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -17,7 +18,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 from bridge.client import BridgeClient
-from bridge.errors import ModelLoadError, TritonUnavailableError, UnknownModelError
+from bridge.errors import (
+    ModelLoadError,
+    RestrictedError,
+    TritonUnavailableError,
+    UnknownModelError,
+)
 from bridge.settings import Settings
 from bridge.tensors import Tensor
 from bridge.training import run as run_module
@@ -32,7 +38,8 @@ class FakeTriton:
     """Loads folders of a repository as Triton does in explicit mode: the newest version only.
 
     `refuses` names models (by substring) that it will not load; `skew` is added to its answers;
-    `down` makes every call fail as an outage does; `gpu` is where it says that it runs models.
+    `down` makes every call fail as an outage does; `locked` those that want the admin key; `gpu` is
+    where it says that it runs models; `fails` has errors to answer with, by whether to a candidate.
     """
 
     def __init__(self, repository: Path):
@@ -41,11 +48,24 @@ class FakeTriton:
         self.refuses: set[tuple[str, int]] = set()
         self.skew = 0.0
         self.gpu = False
-        self.down = False
+        self.down = self.locked = False
+        self.fails = {}
         self.calls = []
+
+    async def index(self):
+        if self.down:
+            raise TritonUnavailableError("Triton is not available")
+        self._unlocked()
+        return []
+
+    async def model_spec(self, name):
+        text = (self.repository / name / "config.pbtxt").read_text()
+        assert name in self.served
+        return SimpleNamespace(max_batch_size=int(re.search(r"max_batch_size: (\d+)", text)[1]))
 
     async def load(self, name):
         self._called("load", name)
+        self._unlocked()
         numbers = [int(p.name) for p in (self.repository / name).glob("[0-9]*")]
         if not numbers:
             raise ModelLoadError(f"no versions of {name}")
@@ -68,7 +88,11 @@ class FakeTriton:
     async def infer(self, name, inputs, *, version="", timeout_s):
         self._called("infer", name)
         assert timeout_s > 0
+        if error := self.fails.get(".candidate-" in name):
+            raise error
         served, session = self.served[name]
+        rows = next(iter(inputs.values())).shape[0]
+        assert rows <= (await self.model_spec(name)).max_batch_size
         if version not in ("", served):
             raise UnknownModelError(f"{name} {version}")
         found = session.run(None, {key: tensor.to_array() for key, tensor in inputs.items()})
@@ -78,6 +102,10 @@ class FakeTriton:
             for key, array in zip(names, found, strict=True)
         }
         return SimpleNamespace(model_name=name, model_version=served, outputs=outputs)
+
+    def _unlocked(self):
+        if self.locked:
+            raise RestrictedError("set TRITON_ADMIN_KEY")
 
     def _called(self, what, name):
         self.calls.append((what, name.partition(".candidate-")[0], ".candidate-" in name))

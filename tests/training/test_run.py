@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 import shutil
 
 import pytest
@@ -10,10 +11,13 @@ from bridge.errors import (
     CheckpointError,
     ExportError,
     Fate,
+    InferenceTimeoutError,
     ModelUnavailableError,
     PublishError,
     RepositoryWriteError,
+    RestrictedError,
     TrainingFailedError,
+    TritonBusyError,
     TritonUnavailableError,
 )
 from bridge.repository import ModelRepository, store
@@ -40,6 +44,10 @@ async def start(settings, triton, task_id="t", progress=None, model_id="few", **
             progress.append(record)
 
     return await Training(request, task_id, settings, triton).go_on(Turn(), on_progress)
+
+
+async def ignore(_record):
+    pass
 
 
 def nothing_left(settings):
@@ -164,6 +172,48 @@ async def test_a_published_version_that_will_not_load_is_withdrawn(
     # Its number is not used again.
     fake_triton.refuses.clear()
     assert (await start(settings, fake_triton, "bad"))["model_version"] == "3"
+
+
+async def test_who_may_load_no_model_is_told_before_it_is_trained(settings, fake_triton, trainings):
+    fake_triton.locked = True
+    with pytest.raises(RestrictedError, match="TRITON_ADMIN_KEY"):
+        await start(settings, fake_triton)
+    assert trainings == []
+
+
+async def test_a_key_that_was_changed_meanwhile_is_waited_for(
+    settings, fake_triton, repository, trainings
+):
+    async def locked():
+        fake_triton.locked = True
+
+    request = parse_request("few", {"architecture": "cnn"}, {}, settings)
+    training = Training(request, "t", settings, fake_triton)
+    with pytest.raises(TritonUnavailableError, match="TRITON_ADMIN_KEY"):
+        await training.go_on(Turn(confirm=locked), ignore)
+    assert repository.models() == []
+    assert trainings == ["few"]
+
+
+@pytest.mark.parametrize("kind", [TritonBusyError, ModelUnavailableError, InferenceTimeoutError])
+async def test_a_version_is_not_taken_back_because_triton_is_busy(
+    settings, fake_triton, repository, trainings, kind
+):
+    fake_triton.fails[False] = kind("too much is asked of it")
+    with pytest.raises(TritonUnavailableError, match="too much"):
+        await start(settings, fake_triton)
+    assert repository.versions("few") == [1]
+    assert (await start(settings, fake_triton))["model_version"] == "1"
+    assert trainings == ["few"]
+
+
+async def test_who_lowered_the_batch_size_of_a_model_may_train_it_again(
+    settings, fake_triton, repository
+):
+    await start(settings, fake_triton, "one")
+    config = repository.root / "few" / "config.pbtxt"
+    config.write_text(re.sub(r"max_batch_size: \d+", "max_batch_size: 2", config.read_text()))
+    assert (await start(settings, fake_triton, "two"))["model_version"] == "2"
 
 
 async def test_a_full_repository_is_worth_another_try(

@@ -205,9 +205,7 @@ async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
         TritonClient([first.address, second.address]) as client,
     ):
         await client.infer("double", {"x": X}, timeout_s=10)
-        for process in psutil.Process(first.process.pid).children(recursive=True):
-            if process.status() != "zombie" and "double" in " ".join(process.cmdline()):
-                process.kill()
+        kill_process_of("double", first)
         crashed = []
         client.on_crash = crashed.append
         with pytest.raises(errors.BackendCrashedError):
@@ -216,6 +214,78 @@ async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
         # Who comes later finds it dead, which is no reason not to ask the next server.
         reply = await client.infer("double", {"x": X}, timeout_s=10)
         assert reply.outputs["y"].to_array().tolist() == [[2, 2, 2, 2]] * 2
+
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [4] }]
+ensemble_scheduling { step [{
+  model_name: "%s" model_version: -1
+  input_map { key: "x" value: "x" } output_map { key: "y" value: "y" }
+}] }
+"""
+
+
+def kill_process_of(model, server):
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        if process.status() != "zombie" and model in " ".join(process.cmdline()):
+            process.kill()
+
+
+async def test_a_crash_behind_an_ensemble_is_repaired(state, model_repository):
+    for name, inner in (("around", "double"), ("outermost", "around")):
+        (model_repository / name / "1").mkdir(parents=True)
+        (model_repository / name / "config.pbtxt").write_text(ENSEMBLE % inner)
+    models = ["double", "around", "outermost"]
+    async with (
+        TritonServer(state, model_repository, models=models) as server,
+        TritonClient([server.address], server.admin_key) as client,
+    ):
+        await client.infer("outermost", {"x": X}, timeout_s=10)
+        kill_process_of("double", server)
+        with pytest.raises(errors.BackendCrashedError):
+            await client.infer("outermost", {"x": X}, timeout_s=10)
+        assert await client.reload("outermost")
+        reply = await client.infer("outermost", {"x": X}, timeout_s=10)
+        assert reply.outputs["y"].to_array().tolist() == [[2, 2, 2, 2]] * 2
+
+
+async def test_a_reload_that_fails_at_first_is_tried_again(state, model_repository, monkeypatch):
+    """As where memory is short still, after a process has died of that."""
+    monkeypatch.setattr(triton_channel, "_LOADED_AGAIN_AFTER_S", (0.1,) * 300)
+    file = model_repository / "double" / "1" / "model.onnx"
+    async with (
+        TritonServer(state, model_repository, models=["double"]) as server,
+        TritonClient([server.address], server.admin_key) as client,
+    ):
+        kill_process_of("double", server)
+        file.rename(file.with_name("away"))
+        reloading = asyncio.create_task(client.reload("double"))
+        try:
+            async with asyncio.timeout(60):
+                while not any(
+                    "unloaded" not in m.reason and m.reason for m in await client.index()
+                ):
+                    await asyncio.sleep(0.05)
+        finally:
+            file.with_name("away").rename(file)
+        assert await reloading
+        await client.infer("double", {"x": X}, timeout_s=10)
+
+
+async def test_one_that_is_away_keeps_no_other_from_unloading(triton):
+    for addresses in ([triton.address, "127.0.0.1:1"], ["127.0.0.1:1", triton.address]):
+        async with TritonClient(addresses, triton.admin_key) as client:
+            with pytest.raises(errors.TritonUnavailableError):
+                await client.unload("add_int")
+        async with TritonClient([triton.address], triton.admin_key) as client:
+            try:
+                with pytest.raises(errors.ModelUnavailableError):
+                    await client.infer("add_int", {"x": X}, timeout_s=5)
+            finally:
+                await client.load("add_int")
 
 
 async def test_who_is_silent_about_a_model_is_away(client, triton, monkeypatch):
