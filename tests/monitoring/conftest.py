@@ -161,7 +161,7 @@ async def _unload_for_a_while(watched: Watched) -> None:
     await asyncio.gather(*(watched.client.infer(MODEL, {"x": ROW}) for _ in range(50)))
     await watched.triton.unload(MODEL)
     waiting = [await watched.client.submit(MODEL, {"x": ROW}) for _ in range(50)]
-    seen = f'max_over_time(bridge_model_paused{{model="{MODEL}"}}[10m]) > 0'
+    seen = f'max_over_time(bridge_model_paused{{model="{MODEL}"}}[1d]) > 0'
     try:
         await watched.until(lambda: asyncio.to_thread(watched.asked.now, seen))
     finally:
