@@ -1,6 +1,8 @@
 """`mlbridge`: one command for each thing that its people do."""
 
+import errno
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -24,9 +26,12 @@ from bridge.cli.training_node import training_node
 from bridge.cli.up import up
 from bridge.cli.worker import worker
 from bridge.doctor.versions import versions
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, QueueError, TritonUnavailableError
 
 EXIT_FAILED = 1
+_UNREACHED = (QueueError, TritonUnavailableError)
+_ADDRESSES = {"REDIS_URL", "TRITON_URL", "RABBITMQ_HOST"}
+_ELSEWHERE = "With `mlbridge up` elsewhere: run the line here that it printed for other terminals."
 
 app = typer.Typer(
     name="mlbridge",
@@ -100,4 +105,11 @@ def main() -> None:
     except BridgeError as error:
         errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         say(str(error), errors)
+        if isinstance(error, _UNREACHED) and not _ADDRESSES & os.environ.keys():
+            say(f"None of {', '.join(sorted(_ADDRESSES))} is set. {_ELSEWHERE}", errors)
+        sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say(f"The disk is full: {error}", errors)
         sys.exit(EXIT_FAILED)

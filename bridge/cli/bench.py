@@ -17,7 +17,7 @@ import typer
 
 from bridge.cli.batches import batches_of, by_size
 from bridge.cli.made_up import make_inputs, parse_shape
-from bridge.cli.output import Json, print_json, print_table
+from bridge.cli.output import Json, figure, print_json, print_table
 from bridge.client import BridgeClient
 from bridge.settings import load_settings
 from bridge.tensors import Array, Tensor
@@ -68,7 +68,9 @@ def bench(
         ),
     ] = None,
     version: Annotated[str, typer.Option(help="A served version. Default: the newest.")] = "",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for one call.")] = 60.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0, help="Seconds for one call.")
+    ] = 60.0,
     json: Json = False,
 ) -> None:
     """Measure a model on the running stack: throughput, latency and the batches Triton ran.
@@ -254,5 +256,5 @@ _TITLES = {"direct": "direct gRPC", "queue": "through the queue"}
 
 
 def _shown(spread: dict[str, float]) -> str:
-    median, low, high = (f"{spread[key]:,.4g}" for key in ("median", "low", "high"))
+    median, low, high = (figure(spread[key]) for key in ("median", "low", "high"))
     return f"{median} ({low} to {high})"

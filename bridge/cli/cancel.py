@@ -104,9 +104,9 @@ async def _with_client(
 
 def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
     """Print what became of each task; `word` is what was asked for."""
-    done = {task_id: so in {word, _UNTRAINED} for task_id, so in became.items()}
+    done = {task_id: so in {word, _UNTRAINED, _UNSEEN} for task_id, so in became.items()}
     if as_json:
-        print_json([{"task_id": task_id, word: so} for task_id, so in done.items()])
+        print_json([{"task_id": i, word: so, "what": became[i]} for i, so in done.items()])
     else:
         for task_id, so in became.items():
             say(f"{task_id}: {so}")

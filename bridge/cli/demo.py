@@ -36,6 +36,7 @@ _EXIT_STOPPED = 143  # as a shell has it after SIGTERM
 _IDLE_CALLS = 100
 _THROUGHPUT_S = 4.0
 _CALLERS = 64
+_SHOWN_BATCHES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +243,11 @@ def _show(report: dict[str, Any]) -> None:
     ]
     title = f"{report['images']} unseen digits, {report['model_name']} {report['model_version']}"
     print_table(title, ("", f"queue ({report['queue']})", "direct gRPC"), rows)
-    sizes = ", ".join(f"{size}: {count}" for size, count in report["batches"].items())
+    batches = report["batches"]
+    common = sorted(sorted(batches, key=batches.get, reverse=True)[:_SHOWN_BATCHES], key=int)
+    sizes = ", ".join(f"{size}: {batches[size]:,}" for size in common)
     say(f"both ways agree on {report['agreement']:.2%} of the images", errors)
-    say(f"batches that Triton ran (rows: count): {sizes}", errors)
+    say(f"the commonest batches that Triton ran (rows: count): {sizes}", errors)
     devices = sorted({f"{each['device']} ({each['provider']})" for each in report["served_on"]})
     say(f"served on: {', '.join(devices)}", errors)
     say(f"trained in {report['training_s']:.1f} s, everything in {report['total_s']:.1f} s", errors)

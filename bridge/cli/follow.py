@@ -171,3 +171,4 @@ def show_trained(result: dict[str, Any]) -> None:
         ("seconds", short(result["duration_s"])),
     ]
     print_table("trained", ("what", "value"), rows)
+    say(f"How to call it:  mlbridge card {result['model_name']}")

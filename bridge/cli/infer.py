@@ -34,7 +34,7 @@ def infer(
         ),
     ] = None,
     version: Annotated[str | None, typer.Option(help="A served version.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 60.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")] = 60.0,
     *,
     direct: Annotated[
         bool, typer.Option("--direct", help="Ask Triton over gRPC, past the queue.")
@@ -90,6 +90,8 @@ async def _direct(
 
 def _read(inputs: list[str] | None) -> dict[str, Any]:
     if not inputs:
+        if sys.stdin is None:
+            raise InvalidInputError("there is no standard input: give --input NAME=FILE")
         if sys.stdin.isatty():
             say('reading JSON from standard input, {"NAME": [[...]]}, until Ctrl-D', errors)
         return _object(sys.stdin.buffer.read(), "standard input")

@@ -27,6 +27,7 @@ def logs(
     if text is None:
         raise TrainingError(
             f"there is no log of task {task_id} under {settings.checkpoint_root}: its first slice "
-            "has not ended, it is no training, or CHECKPOINT_ROOT is not the workers'"
+            "has not ended, it failed before that (`mlbridge status` tells), it is no training, or "
+            "CHECKPOINT_ROOT is not the workers'"
         )
     typer.echo(text.decode(errors="replace"), nl=False)

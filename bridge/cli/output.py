@@ -28,6 +28,13 @@ def say(text: str, where: Console = console, end: str = "\n") -> None:
     where.print(text, end=end, markup=False, highlight=False, soft_wrap=True)
 
 
+def figure(value: float, digits: int = 4) -> str:
+    """A number in so many digits, or as many as it has before its point: no powers of ten."""
+    if 10 ** (digits - 1) <= abs(value) < 1e15:  # noqa: PLR2004 - beyond, nobody reads them
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
 def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """A table for a person."""
     # Text, as a title in a string would be read for markup, and may hold a task's id.

@@ -7,11 +7,13 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bridge.cli.output import make_table
+from bridge.cli.output import figure, make_table
 from bridge.overview import Overview
 from bridge.overview.histograms import Quantiles
+from bridge.overview.parts import UP
 
 _UNKNOWN = "-"
+_READY = "ready"
 _QUEUES = ("queue", "waiting", "in hand", "consumers", "in/s", "out/s")
 _MODELS = ("model", "version", "requests/s", "rows/s", "failed/s", "batch", "p50 ms", "p99 ms")
 _TRAININGS = ("task", "state", "priority", "slices", "worker", "progress")
@@ -22,18 +24,29 @@ def as_json(overview: Overview) -> dict[str, Any]:
     return {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(overview)}
 
 
-def render(overview: Overview) -> RenderableType:
-    """Tables, one below the other; what is unknown is "-"."""
+def render(overview: Overview, *, brief: bool = False) -> RenderableType:
+    """Tables, one below the other; what is unknown is "-".
+
+    Args:
+        overview: what is to be seen.
+        brief: of parts and workers that are well, their number and no more: for a screen that
+            does not scroll.
+    """
     parts = [(part.part, part.address, part.state) for part in overview.parts]
-    shown: list[RenderableType] = [make_table("parts", ("part", "address", "state"), parts)]
+    workers = [(worker.pool, worker.process, worker.state) for worker in overview.workers]
+    shown: list[RenderableType] = []
+    if brief:
+        up = [part for part, _, state in parts if state == UP]
+        ready = sum(state == _READY for *_, state in workers)
+        shown.append(Text(f"up: {', '.join(up) or 'nothing'}; worker processes ready: {ready}"))
+        parts = [row for row in parts if row[-1] != UP]
+        workers = [row for row in workers if row[-1] != _READY]
+    if parts:
+        shown.append(make_table("parts", ("part", "address", "state"), parts))
     shown += _queues(overview)
-    if overview.workers:
-        rows = [(worker.pool, worker.process, worker.state) for worker in overview.workers]
-        shown.append(make_table("workers", ("pool", "process", "state"), rows))
+    if workers:
+        shown.append(make_table("workers", ("pool", "process", "state"), workers))
     shown += _models(overview)
-    if overview.tasks:
-        tasks = [(row.task, *_milliseconds(row.seconds)) for row in overview.tasks]
-        shown.append(make_table("tasks", ("task", "p50 ms", "p99 ms"), tasks))
     if overview.trainings:
         trainings = [
             (
@@ -43,6 +56,9 @@ def render(overview: Overview) -> RenderableType:
             for job in overview.trainings
         ]
         shown.append(make_table("trainings", _TRAININGS, trainings))
+    if overview.tasks:
+        tasks = [(row.task, *_milliseconds(row.seconds)) for row in overview.tasks]
+        shown.append(make_table("tasks", ("task", "p50 ms", "p99 ms"), tasks))
     return Group(*shown)
 
 
@@ -99,7 +115,8 @@ def _milliseconds(seconds: Quantiles | None) -> tuple[str, str]:
     if seconds is None:
         return _UNKNOWN, _UNKNOWN
     mark = "" if seconds.recent else " *"
-    return f"{seconds.p50_s * 1e3:.3g}{mark}", f"{seconds.p99_s * 1e3:.3g}{mark}"
+    p50, p99 = (figure(s * 1e3, digits=3) for s in (seconds.p50_s, seconds.p99_s))
+    return p50 + mark, p99 + mark
 
 
 def _progress(report: dict[str, Any] | None) -> str:
@@ -109,7 +126,7 @@ def _progress(report: dict[str, Any] | None) -> str:
     if "epoch" in report:
         told.append(f"epoch {report['epoch']} of {report.get('epochs', '?')}")
     if isinstance(report.get("loss"), float):
-        told.append(f"loss {report['loss']:.4g}")
+        told.append(f"loss {figure(report['loss'])}")
     if report.get("time_left_s") is not None:
         told.append(f"{report['time_left_s']:.0f} s left")
     return ", ".join(told) or _UNKNOWN

@@ -106,7 +106,7 @@ async def _watch(settings: Settings, every_s: float, *, json: bool) -> bool:
             elif live is None:
                 console.print(render(overview), markup=False)
             else:
-                live.update(render(overview), refresh=True)
+                live.update(render(overview, brief=True), refresh=True)
     return missing
 
 

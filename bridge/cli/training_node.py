@@ -27,9 +27,10 @@ def training_node(
 
     A node takes no messages. It waits until its head, the one training worker of the same
     BRIDGE_TRAINING_GROUP, has a training with `num_nodes` above 1, then trains its share of each
-    batch, slice by slice. It needs the head's REDIS_URL, and the same data under DATASET_ROOT and
-    checkpoints under CHECKPOINT_ROOT: shared folders, or a bucket. All machines of a group must
-    reach one another on any port, and nobody else should (docs/security.md).
+    batch, slice by slice. It needs the head's REDIS_URL, and the same data under DATASET_ROOT (a
+    shared folder) and checkpoints under CHECKPOINT_ROOT (a shared folder, or a bucket). All
+    machines of a group must reach one another on any port, and nobody else should
+    (docs/security.md).
 
     A stop lets the head save a checkpoint first, for BRIDGE_DRAIN_TIMEOUT_S at most.
 

@@ -15,13 +15,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from bridge.cli.output import sparkline
+from bridge.cli.output import figure, sparkline
 from bridge.jobs import Job
 
 _MOST_BAR, _LEAST_BAR = 32, 6
 _MOST_CURVE = 48
 _SILENT_S = 15.0  # a training reports each second; an export or a long batch takes a while
 _BETWEEN = "   "
+_UNTAKEN = ": no training worker has taken it yet (mlbridge status)"
 _UNKNOWN = "no training of this id is known (yet)"
 _STYLES = {
     "running": "green",
@@ -89,9 +90,13 @@ class TrainingView:
         if self.trouble:
             yield Text(self.trouble, style="yellow", overflow="fold")
 
+    @property
+    def _waits_long(self) -> bool:
+        return self.state == "queued" and time.monotonic() - self._heard > _SILENT_S
+
     def line(self) -> str:
         """All of it but the curve, for a log."""
-        parts = [self.state]
+        parts = [self.state + (_UNTAKEN if self._waits_long else "")]
         if self.report:
             parts += [*self._counts(), *self._figures(), *self._places()]
         if self.trouble:
@@ -103,6 +108,8 @@ class TrainingView:
         silent_s = time.monotonic() - self._heard
         if self.moving and silent_s > _SILENT_S:
             state += f", no news for {_span(silent_s)}"
+        elif self._waits_long:
+            state += _UNTAKEN
         elif self.state == "paused":
             state += f" (mlbridge resume {self.task_id})"
         style = _STYLES.get(self.state, "")
@@ -173,7 +180,7 @@ class TrainingView:
 
 def short(value: Any) -> str:
     """A figure in four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 def _packed(parts: Sequence[str], width: int) -> list[str]:

@@ -1,7 +1,10 @@
 """What the settings of every part have: secrets on one line, and certificate files."""
 
 import re
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings
@@ -14,6 +17,26 @@ TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part
 """The fields of each part's certificate files."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def folder(value: Any, takes: str = "a folder, or file:///folder") -> Any:
+    """A path, also where it comes as a `file:` URL; any other URL would be a folder of that name.
+
+    Args:
+        value: as the environment has it.
+        takes: what the variable may be, for who gave something else.
+
+    Raises:
+        ValueError: it is another URL.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value)
+    if "://" not in value:
+        return Path(value)
+    if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
+        return Path(url2pathname(parts.path))
+    raise ValueError(f"must be {takes}")
 
 
 class PartSettings(BaseSettings):

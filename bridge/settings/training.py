@@ -5,11 +5,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from pydantic import Field, field_validator
 
-from bridge.settings.parts import PartSettings
+from bridge.settings.parts import PartSettings, folder
+
+_PLACES = (
+    "a folder, file:///folder or s3://bucket/prefix, without keys, which are set in "
+    "BRIDGE_PAYLOAD_ACCESS_KEY and BRIDGE_PAYLOAD_SECRET_KEY"
+)
 
 
 class TrainingSettings(PartSettings):
@@ -56,21 +60,20 @@ class TrainingSettings(PartSettings):
     """Keep a training process ready while none is needed, so that a training begins at once. It
     waits with torch loaded, in 0.4 GB of memory; where less than 2 GB are free, there is none."""
 
+    @field_validator("dataset_root", "bridge_work_root", mode="before")
+    @classmethod
+    def _data_folder(cls, value: Any) -> Any:
+        return folder(value)
+
     @field_validator("checkpoint_root", mode="before")
     @classmethod
     def _place(cls, value: Any) -> Any:
-        if not isinstance(value, str) or "://" not in value:
-            return Path(value) if isinstance(value, str) else value
-        parts = urlsplit(value)
-        if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
-            return Path(url2pathname(parts.path))
+        if not isinstance(value, str) or not value.startswith("s3://"):
+            return folder(value, _PLACES)
         clear = not set("@?#") & set(value)  # keys do not belong here, as it is shown
-        if parts.scheme == "s3" and parts.netloc and clear:
+        if urlsplit(value).netloc and clear:
             return value.rstrip("/")
-        raise ValueError(
-            "must be a folder, file:///folder or s3://bucket/prefix, without keys, which are set "
-            "in BRIDGE_PAYLOAD_ACCESS_KEY and BRIDGE_PAYLOAD_SECRET_KEY"
-        )
+        raise ValueError(f"must be {_PLACES}")
 
     @property
     def works_in_temp(self) -> bool:

@@ -1,10 +1,11 @@
 """What can be set of Triton; part of `Settings`."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
 
-from bridge.settings.parts import PartSettings
+from bridge.settings.parts import PartSettings, folder
 
 
 class TritonSettings(PartSettings):
@@ -22,6 +23,11 @@ class TritonSettings(PartSettings):
     """How long one inference may take inside Triton, in seconds."""
 
     model_repository: Path = Path("model_repository")
+
+    @field_validator("model_repository", mode="before")
+    @classmethod
+    def _models_folder(cls, value: Any) -> Any:
+        return folder(value)
 
     @field_validator("triton_url")
     @classmethod

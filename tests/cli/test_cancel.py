@@ -47,4 +47,4 @@ async def test_what_no_training_is_known_of(cancel, name):
     assert (result.exit_code, result.stdout) == (0, f"{task_id}: {told}\n")
     other = name.format(uuid.uuid4().hex)
     result = await cancel(other, "--json")
-    assert json.loads(result.stdout) == [{"task_id": other, "cancelled": True}]
+    assert json.loads(result.stdout) == [{"task_id": other, "cancelled": True, "what": told}]

@@ -170,7 +170,8 @@ def test_a_training_is_cancelled_while_it_runs(stack, iris):
     while (found := state()) != "running":
         assert found == "unknown"
     cancelled = stack.run("cancel", task_id, "--json")
-    assert json.loads(cancelled.stdout) == [{"task_id": task_id, "cancelled": True}]
+    told = {"task_id": task_id, "cancelled": True, "what": "cancelled"}
+    assert json.loads(cancelled.stdout) == [told]
     assert state() == "cancelled"
     again = stack.run("cancel", task_id, iris["task_id"])
     assert again.returncode == 1

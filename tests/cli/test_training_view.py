@@ -1,5 +1,6 @@
-"""What is shown of a training that nobody knows."""
+"""What is shown of a training that nobody knows, or nobody takes."""
 
+from bridge.cli import training_view
 from bridge.cli.training_view import TrainingView
 from bridge.jobs import Job
 
@@ -18,3 +19,11 @@ def test_a_report_is_news_enough():
     view = TrainingView("t")
     view.heard(None, {"stage": "publishing"})
     assert view.line() == "publishing"
+
+
+def test_one_that_no_worker_takes_is_told_from_one_that_is_new(monkeypatch):
+    view = TrainingView("t")
+    view.heard(Job("t", "queued", 0, 0, "", pausing=False), None)
+    assert view.line() == "queued"
+    monkeypatch.setattr(training_view, "_SILENT_S", -1.0)
+    assert view.line() == "queued: no training worker has taken it yet (mlbridge status)"

@@ -282,6 +282,16 @@ def test_a_place_that_cannot_be_is_refused(monkeypatch, tmp_path):
         Settings(checkpoint_root=5)
 
 
+@pytest.mark.parametrize("name", ["DATASET_ROOT", "MODEL_REPOSITORY", "BRIDGE_WORK_ROOT"])
+def test_what_must_be_a_folder_is_no_bucket(monkeypatch, name):
+    """It would be a folder named `s3:`, in silence."""
+    monkeypatch.setenv(name, "s3://bucket/x")
+    with pytest.raises(SettingsError, match=f"{name}.* must be a folder"):
+        load_settings()
+    monkeypatch.setenv(name, "file:///a%20b")
+    assert getattr(load_settings(), name.lower()) == Path("/a b")
+
+
 def test_where_training_processes_work(tmp_path, monkeypatch):
     assert open_work_root(Settings(checkpoint_root=tmp_path / "c")) == tmp_path / "c"
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -1,0 +1,87 @@
+"""What people read: figures, and what fits on a screen that does not scroll."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from bridge.cli.output import figure
+from bridge.cli.overview import render
+from bridge.overview import Overview
+from bridge.overview.parts import Part
+from bridge.overview.pools import Worker
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.056672, 4, "0.05667"),
+        (999.6, 3, "1,000"),
+        (1234.5, 3, "1,234"),
+        (12345.6, 4, "12,346"),
+        (-36000.0, 4, "-36,000"),
+        (1.5e-7, 4, "1.5e-07"),
+        (2e30, 4, "2e+30"),
+        (float("nan"), 4, "nan"),
+    ],
+)
+def test_figures_have_no_powers_of_ten_where_people_read_them(value, digits, shown):
+    assert figure(value, digits) == shown
+
+
+def test_a_screen_that_does_not_scroll_has_what_is_wrong_only():
+    overview = Overview(
+        parts=[Part("Redis", "r:1", "up"), Part("Triton", "t:1", "is away")],
+        queues=[],
+        rates_missing=None,
+        dead_letters={},
+        workers=[Worker("w:1", 7, "ready"), Worker("w:1", 8, "no queue")],
+        models=[],
+        tasks=[],
+        trainings=[],
+        window_s=1.0,
+    )
+    seen = io.StringIO()
+    console = Console(file=seen, width=80)
+    console.print(render(overview, brief=True))
+    assert "up: Redis; worker processes ready: 1" in seen.getvalue()
+    assert "r:1" not in seen.getvalue()
+    assert "is away" in seen.getvalue()
+    assert "no queue" in seen.getvalue()
+    console.print(render(overview))
+    assert "r:1" in seen.getvalue()
+
+
+def command(folder, *arguments, **more):
+    """`mlbridge`, where nothing is set."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bridge", *arguments],
+        check=False,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        **more,
+    )
+
+
+def test_who_forgot_to_say_where_the_stack_is_hears_of_it(tmp_path):
+    # In a folder without .env; another one's Redis may listen at the default port.
+    ended = command(tmp_path, "infer", "nobodys", "--direct", "--input", "x=/dev/null")
+    assert ended.returncode == 1
+    assert "is set" not in ended.stderr  # nobody was asked yet
+    (tmp_path / "x.json").write_text("[[1.0]]")
+    ended = command(tmp_path, "infer", "nobodys", "--direct", "--input", "x=x.json")
+    assert "None of RABBITMQ_HOST, REDIS_URL, TRITON_URL is set" in ended.stderr
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        ended = command(tmp_path, "datasets", "list", stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("The disk is full")
+    assert "Traceback" not in ended.stderr
