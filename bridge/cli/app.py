@@ -112,4 +112,6 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         say(f"The disk is full: {error}", errors)
+        # What could not be written is not tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
