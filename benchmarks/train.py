@@ -83,13 +83,13 @@ def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its 
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
     results = uvloop.run(run_scenarios(chosen, options, say, packages=PACKAGES))
-    if into_docs:
-        publish(options.out, _DOCS / "training-benchmarks.md", TRAINING)
-    say(f"written to {os.path.relpath(options.out)}")
     if as_json:
         print(orjson.dumps(results, option=orjson.OPT_INDENT_2).decode())
     else:
         print((options.out / "results.md").read_text())
+    if into_docs:
+        publish(options.out, _DOCS / "training-benchmarks.md", TRAINING)
+    say(f"written to {os.path.relpath(options.out)}")
 
 
 if __name__ == "__main__":

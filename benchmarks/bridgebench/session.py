@@ -70,10 +70,11 @@ async def run_scenarios(
 
 
 def publish(results: Path, page: Path, marks: tuple[str, str] = (pages.BEGIN, pages.END)) -> None:
-    """Put the report into the docs, with what the run before found beside it."""
-    folder = os.path.relpath(results, page.parent)
-    text = pages.from_elsewhere((results / "results.md").read_text(), folder)
+    """Move the report into the docs, with what the run before found beside it."""
+    folder, report = os.path.relpath(results, page.parent), results / "results.md"
+    text = pages.from_elsewhere(report.read_text(), folder)
     page.write_text(pages.inserted(page.read_text(), text, marks))
+    report.unlink()
 
 
 def _write(
