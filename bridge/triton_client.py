@@ -34,6 +34,7 @@ from bridge.triton_channel import TritonChannel, runs_on_processors, spec_from_c
 from bridge.triton_errors import verdict
 
 _CACHED_SPECS = 1024
+_READY = "READY"
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _LONGEST_S = 7 * 86_400.0  # of a request; callers may write any number, and Triton takes 64 bits
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
@@ -231,15 +232,29 @@ class TritonClient:
         return reloaded
 
     async def index(self) -> list[ModelState]:
-        """Every model version that one server knows of, served or not.
+        """Every model version that a server knows of; READY, where one of them serves it.
 
         Raises:
             RestrictedError: the admin key is missing or wrong.
+            TritonError: none of them answers.
         """
-        server = self._servers.candidates()[0]
         request = service_pb2.RepositoryIndexRequest()
-        reply = await server.call(server.stub.RepositoryIndex, request)
-        return [ModelState(m.name, m.version, m.state, m.reason) for m in reply.models]
+        found: dict[tuple[str, str], ModelState] = {}
+        answered = False
+        away: TritonError = TritonUnavailableError("no Triton address is given")
+        for server in self._servers:
+            try:
+                reply = await server.call(server.stub.RepositoryIndex, request)
+            except (TritonUnavailableError, InferenceTimeoutError) as error:
+                away = error
+                continue
+            answered = True
+            for m in reply.models:
+                if m.state == _READY or (m.name, m.version) not in found:
+                    found[m.name, m.version] = ModelState(m.name, m.version, m.state, m.reason)
+        if not answered:
+            raise away
+        return list(found.values())
 
     async def server_version(self) -> str:
         """Triton's version, of one server: "2.51.0"."""

@@ -131,6 +131,18 @@ async def test_where_nothing_is_served_as_the_newest_does_not_load(save_multipli
             assert await factor(client, "two") == 2
 
 
+async def test_of_several_tritons_the_first_may_not_serve_it(state, triton, repository, model):
+    """It was taken for served by none, and the other served the bad version on."""
+    bare = TritonServer(state, triton.repository, models=[], admin_key=triton.admin_key)
+    async with bare:
+        addresses = [bare.address, triton.address]
+        async with TritonClient(addresses, triton.admin_key) as both:
+            out = await take_out(repository, both, model)
+            assert (out.version, out.serving) == (2, [1])
+    async with TritonClient([triton.address]) as client:
+        assert await factor(client, model) == 2
+
+
 async def test_where_somebody_loses_patience_nothing_changes(
     client, repository, model, monkeypatch
 ):
