@@ -24,10 +24,12 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 demo: $(INSTALLED)  ## The main job: train from the queue, go live, predict
 	$(BIN)/mlbridge demo
 
-# A test that fails is run once more, and listed under RERUN: real servers on a busy machine miss a
-# time limit now and then. PYTEST_ARGS=--reruns=0 takes the first answer.
+# Two processes share the test files, each with servers of its own: much of the time one waits for
+# them. A test that fails is run once more, and listed under RERUN: real servers on a busy machine
+# miss a time limit now and then. JOBS=0 PYTEST_ARGS=--reruns=0 takes the first answer, alone.
+JOBS ?= 2
 test: $(INSTALLED)  ## The whole test suite, on real servers of its own
-	$(BIN)/python -P -m pytest --reruns 1 $(PYTEST_ARGS)
+	$(BIN)/python -P -m pytest --numprocesses $(JOBS) --dist loadfile --reruns 1 $(PYTEST_ARGS)
 
 # What it finds is left in build/fuzz; give such a file in ARGS, with TARGETS, to run it alone.
 fuzz: $(INSTALLED)  ## Look for inputs that break the parsers, TIME=60 seconds for each of TARGETS

@@ -5,10 +5,12 @@ they share comes as fixtures.
 """
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,9 @@ from bridge.embedded.redis import RedisServer
 from bridge.embedded.state import StateFolder
 from bridge.embedded.triton import TritonServer
 from bridge.errors import RuntimeStartError
+
+# Of whoever runs several processes of tests; a command that a test calls would fold its tables.
+os.environ.pop("COLUMNS", None)
 
 # No time limit for one example: these machines are noisy, and a time proves nothing.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -220,10 +225,31 @@ def _rabbitmq_installed() -> bool:
     return True
 
 
-def _install_rabbitmq() -> None:
+def _install(package: str, there: Callable[[], Any]) -> None:
+    """By apt-get, where it may; the other process of these tests may want it at the same time."""
+    if os.getuid() != 0 or shutil.which("apt-get") is None:
+        return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "rabbitmq-server"]):
-        subprocess.run(["apt-get", *command], check=True, env=environment)
+    with (Path(tempfile.gettempdir()) / "taskiq-triton-bridge-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not there():
+            for command in (["update", "-qq"], ["install", "-y", "-qq", package]):
+                subprocess.run(["apt-get", *command], check=True, env=environment)
+
+
+def _find_program(name: str, package: str) -> str:
+    if shutil.which(name) is None:
+        _install(package, lambda: shutil.which(name))
+    found = shutil.which(name)
+    if found is None:
+        pytest.fail(f"these tests need {name}: apt-get install {package}, and PATH to name it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def find_program() -> Callable[[str, str], str]:
+    """Where a program is, from its name and Debian's package, installed if need be."""
+    return _find_program
 
 
 @pytest.fixture(scope="session")
@@ -256,13 +282,12 @@ async def rabbitmq(state: StateFolder) -> AsyncIterator[RabbitMQServer | Contain
             yield container
             container.remove()
             return
-        if os.getuid() != 0 or shutil.which("apt-get") is None:
-            pytest.exit(
+        _install("rabbitmq-server", _rabbitmq_installed)
+        if not _rabbitmq_installed():
+            pytest.fail(
                 "these tests need RabbitMQ: install rabbitmq-server, or start a Docker engine, "
-                "or run them as root where apt-get can install it",
-                returncode=3,
+                "or run them as root where apt-get can install it"
             )
-        _install_rabbitmq()
     async with RabbitMQServer(state) as server:
         yield server
 

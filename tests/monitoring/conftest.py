@@ -7,9 +7,7 @@ rabbitmq_prometheus. What people and machines do wrong is done to it, so that no
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -48,32 +46,15 @@ ROW = np.ones((1, 4), np.float32)
 WAIT_S = 300
 
 
-def prometheus_program(name: str) -> str:
-    """`prometheus` or `promtool`, installed by apt-get where they are missing and it may."""
-    found = shutil.which(name)
-    if found is None and os.getuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "prometheus"]):
-            subprocess.run(["apt-get", *command], check=True, env=environment)
-        found = shutil.which(name)
-    if found is None:
-        pytest.fail(f"these tests need {name}: apt-get install prometheus, and PATH to name it")
-    return found
-
-
-@pytest.fixture(scope="session")
-def find_program():
-    return prometheus_program
-
-
 class PrometheusServer(Server):
     """Prometheus with deploy/prometheus, its targets replaced by those that run here."""
 
     name = "prometheus"
     remedy = "If the port was taken meanwhile, try again."
 
-    def __init__(self, state: StateFolder, targets: dict[str, str]) -> None:
+    def __init__(self, state: StateFolder, program: str, targets: dict[str, str]) -> None:
         super().__init__(state)
+        self._program = program
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         self._targets = targets
@@ -92,7 +73,7 @@ class PrometheusServer(Server):
             rule["for"] = "1s"  # how long is for promtool to test
         (self.room / "alerts.yml").write_text(yaml.safe_dump(rules))
         return [
-            prometheus_program("prometheus"),
+            self._program,
             f"--config.file={self.room / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.room / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
@@ -241,9 +222,17 @@ async def bounded_redis(redis_server):
 
 @pytest.fixture(scope="session")
 async def watched(
-    state, rabbitmq, bounded_redis, triton, model_repository, save_multiplier, tmp_path_factory
+    state,
+    rabbitmq,
+    bounded_redis,
+    triton,
+    model_repository,
+    save_multiplier,
+    tmp_path_factory,
+    find_program,
 ) -> AsyncIterator[Watched]:
     """The stack, after all that should be seen has happened; callers still call."""
+    program = find_program("prometheus", "prometheus")
     del rabbitmq  # it has seen to it that RabbitMQ is installed
     save_multiplier(model_repository, MODEL, 2.0)
     data = tmp_path_factory.mktemp("watched")
@@ -281,7 +270,7 @@ async def watched(
             settings = Settings()
         async with contextlib.AsyncExitStack() as exits:
             enter = exits.enter_async_context
-            prometheus = await enter(PrometheusServer(state, targets))
+            prometheus = await enter(PrometheusServer(state, program, targets))
             asked = exits.enter_context(contextlib.closing(Prometheus(prometheus.url)))
             inference = variables | {"BRIDGE_METRICS_PORT": str(inference_port)}
             training = variables | {

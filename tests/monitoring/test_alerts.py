@@ -31,7 +31,11 @@ METRIC = re.compile(r"\b(?:bridge|nv|rabbitmq)_\w+|\bup\b")
 
 def promtool(find_program, *arguments, cwd=None):
     done = subprocess.run(
-        [find_program("promtool"), *arguments], capture_output=True, text=True, cwd=cwd, check=False
+        [find_program("promtool", "prometheus"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -114,7 +114,7 @@ def _test_query(find_program, tmp_path, expr, info, minutes, expected):
     file = tmp_path / "cases.yml"
     file.write_text(yaml.safe_dump({"rule_files": [], "tests": [case]}))
     done = subprocess.run(
-        [find_program("promtool"), "test", "rules", str(file)],
+        [find_program("promtool", "prometheus"), "test", "rules", str(file)],
         capture_output=True,
         text=True,
         check=False,

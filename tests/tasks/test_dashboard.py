@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -29,18 +27,8 @@ VALUE = 0.1357924680  # of a tensor: nowhere to be seen
 
 
 @pytest.fixture(scope="session")
-def browser():
-    program = shutil.which("chromium")
-    if program is None:
-        if os.getuid() != 0 or shutil.which("apt-get") is None:
-            pytest.fail(
-                "this test needs Debian's chromium: install it, or run as root with apt-get"
-            )
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
-            subprocess.run(["apt-get", *command], check=True, env=environment)
-        program = shutil.which("chromium")
-    return program
+def browser(find_program):
+    return find_program("chromium", "chromium")
 
 
 @pytest.fixture(scope="module")

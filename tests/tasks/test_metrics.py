@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -204,23 +203,11 @@ async def test_a_strangers_names_make_no_series(pool):
 OUTCOMES = ("succeeded", "failed", "expired", "cancelled", "dead-lettered")
 
 
-def _promtool():
-    """Debian's package `prometheus` has it; installed where it may be."""
-    found = shutil.which("promtool")
-    if found is None and os.getuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "prometheus"]):
-            subprocess.run(["apt-get", *command], check=True, env=environment)
-        found = shutil.which("promtool")
-    assert found, "this test needs promtool: install Debian's package prometheus"
-    return found
-
-
-async def test_promtool_finds_nothing_to_mend(pool):
+async def test_promtool_finds_nothing_to_mend(pool, find_program):
     text = await page(pool.port)
     checked = await asyncio.to_thread(
         subprocess.run,
-        [_promtool(), "check", "metrics"],
+        [find_program("promtool", "prometheus"), "check", "metrics"],
         input=text,
         capture_output=True,
         text=True,
