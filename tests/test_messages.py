@@ -161,3 +161,27 @@ def test_a_return_value_that_cannot_be_written_is_the_results_error(labels):
     decoded = decode_result(encode_result(result(value=object(), labels=labels)))
     assert decoded.is_err
     assert "cannot be written" in str(decoded.error)
+
+
+def test_keys_that_are_no_text_and_wide_integers_are_written_as_stock_taskiq_writes_them():
+    value = {1: 0.5, "wide": [2**70, -(2**63) - 1, 2**64 - 1], "nan": float("nan")}
+    data = encode_result(result(value=value))
+    expected = {"1": 0.5, "wide": value["wide"], "nan": None}
+    assert decode_result(data).return_value == expected
+    assert str(decode_result(data).return_value["wide"][0]) == str(2**70)  # no float
+    assert JSONSerializer().loadb(data)["return_value"] == expected
+    assert Formatter().loads(Formatter().dumps(message([{1: 0.5}], {})).message).args == [
+        {"1": 0.5}
+    ]
+
+
+def test_a_wide_integer_which_a_worker_would_round_is_refused_before_it_is_sent():
+    with pytest.raises(errors.MalformedMessageError, match="64-bit"):
+        Formatter().dumps(message([2**70], {}))
+
+
+def test_keys_that_are_no_text_come_back_from_msgpack_as_they_are():
+    data = encode_result(result(value={1: 0.5, None: 2}, labels={CONTENT_TYPE: MSGPACK}))
+    assert decode_result(data).return_value == {1: 0.5, None: 2}
+    with pytest.raises(errors.MalformedMessageError):
+        decode_result(b"\x81\x90\x01")  # a list as a key

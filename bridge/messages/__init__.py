@@ -158,7 +158,7 @@ def encode_result(result: TaskiqResult[Any]) -> bytes:
     binary = is_binary(result.labels)
     failure: BridgeError
     try:
-        written = pack(fields, binary=binary)
+        written = pack(fields, binary=binary, wide=True)
         if len(written) <= _MOST_RESULT_BYTES:
             return written
         failure = ResultTooLargeError(
@@ -182,7 +182,7 @@ def decode_result(data: bytes) -> TaskiqResult[Any]:
     Raises:
         MalformedMessageError: not a result.
     """
-    fields = _unpacked(data)
+    fields = _unpacked(data, exact=True)
     if not isinstance(fields, dict) or not isinstance(fields.get("is_err"), bool):
         raise MalformedMessageError("not a task's result")
     error = fields.get("error")
@@ -224,9 +224,9 @@ def _task_message(fields: Any) -> TaskiqMessage:
     )
 
 
-def _unpacked(data: bytes, *, bounded: bool = False) -> Any:
+def _unpacked(data: bytes, *, bounded: bool = False, exact: bool = False) -> Any:
     try:
-        return unpack(data, bounded=bounded)
+        return unpack(data, bounded=bounded, exact=exact)
     except ValueError as error:
         raise MalformedMessageError(f"cannot be read as JSON or msgpack: {error}"[:200]) from None
 

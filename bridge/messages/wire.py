@@ -21,14 +21,21 @@ _JSON_STARTS = (b"{", b" ", b"\n", b"\t", b"\r", b"[", b'"')
 # A text without its end reaches to the end: what is tried twice would take quadratic time.
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
+_MANY_DIGITS = re.compile(rb"\d{19}")
+
 
 def is_json(data: bytes) -> bool:
     """Whether the first byte is of JSON; no object of msgpack's begins so."""
     return data[:1] in _JSON_STARTS
 
 
-def pack(value: Any, *, binary: bool) -> bytes:
+def pack(value: Any, *, binary: bool, wide: bool = False) -> bytes:
     """Write a value; numpy's and pydantic's as plain ones.
+
+    Args:
+        value: keys of its dicts become text in JSON.
+        binary: in msgpack.
+        wide: let integers of more than 64 bits be, in JSON; who reads quickly rounds them.
 
     Raises:
         TypeError, ValueError, OverflowError: the format has no such value.
@@ -36,15 +43,22 @@ def pack(value: Any, *, binary: bool) -> bytes:
     if binary:
         packed: bytes = msgpack.packb(value, default=_plain)
         return packed
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # a key that is no text, an integer of more than 64 bits, or what is none
+        plain = to_jsonable_python(value, fallback=_plain, inf_nan_mode="null")
+        if not wide:
+            return orjson.dumps(plain)
+        return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def unpack(data: bytes, *, bounded: bool = False) -> Any:
+def unpack(data: bytes, *, bounded: bool = False, exact: bool = False) -> Any:
     """Read a value in either format.
 
     Args:
         data: anything.
         bounded: a stranger wrote it.
+        exact: it may have keys that are no text, and integers of more than 64 bits. Slower.
 
     Raises:
         ValueError: neither JSON nor msgpack, or too many lists and objects.
@@ -54,15 +68,22 @@ def unpack(data: bytes, *, bounded: bool = False) -> Any:
         if not is_json(data):
             count = _Count() if bounded else None
             return msgpack.unpackb(
-                data, list_hook=count, object_hook=count, ext_hook=_no_extension, timestamp=1
+                data,
+                list_hook=count,
+                object_hook=count,
+                ext_hook=_no_extension,
+                timestamp=1,
+                strict_map_key=not exact,
             )
         if bounded and _brackets(data) > _MOST_CONTAINERS:
             raise _crowded()
+        if exact and _MANY_DIGITS.search(data):
+            return json.loads(data)  # orjson makes a float of what is too wide
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError:
             return json.loads(data)  # Python writes NaN, which strict JSON has not
-    except (RecursionError, msgpack.UnpackException) as error:
+    except (RecursionError, TypeError, msgpack.UnpackException) as error:  # TypeError: of a key
         raise ValueError(str(error) or "nested too deeply") from None
 
 
