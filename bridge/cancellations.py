@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from taskiq import TaskiqResult
 
 from bridge.background import end
-from bridge.channels import listen
+from bridge.channels import leave_replica, listen
 from bridge.errors import TaskCancelledError, TooLateError
 from bridge.jobs.scripts import CANCEL, keys_of
 from bridge.messages import encode_result
@@ -52,7 +53,11 @@ async def cancel(redis: Redis, task_id: str, keep_s: int, *, now: bool = False) 
     """
     record = cancelled_record()
     script: Any = redis.register_script(CANCEL)  # its types are of two minds
-    answer = await script(keys=(keys_of(task_id)[0], task_id), args=(record, keep_s))
+    try:
+        answer = await script(keys=(keys_of(task_id)[0], task_id), args=(record, keep_s))
+    except ResponseError as error:
+        await leave_replica(redis, error)
+        raise
     if answer == b"publishing":
         raise TooLateError(
             f"too late to cancel task {task_id}: its model is being published; wait for its result"

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 T = TypeVar("T")
 _AGAIN_S = 0.5
@@ -60,6 +60,20 @@ async def tell(redis: Redis, channel: str, message: str) -> None:
     """Publish, if Redis is there: who must not miss it looks for himself."""
     with contextlib.suppress(*REDIS_LOST):
         await redis.publish(channel, message)
+
+
+async def leave_replica(redis: Redis, error: Exception) -> None:
+    """Connect anew where an error says that this Redis was a master, and is one no more.
+
+    Its connections stay open for ever; the address may lead to the new master.
+
+    Args:
+        redis: all connections of its pool are closed; whoever uses one makes another.
+        error: what redis-py raised, or a script's answer.
+    """
+    if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+        with contextlib.suppress(*REDIS_LOST):
+            await redis.connection_pool.disconnect()
 
 
 async def until_answered(ask: Callable[[], Awaitable[T]], what: str) -> T:

@@ -21,6 +21,7 @@ from taskiq_redis.exceptions import ResultIsMissingError
 
 from bridge.background import end
 from bridge.cancellations import Cancellations
+from bridge.channels import leave_replica
 from bridge.errors import MalformedMessageError
 from bridge.messages import decode_result, encode_result
 from bridge.names import DEAD_LETTERS, is_task_id
@@ -201,12 +202,14 @@ class RedisResults(RedisAsyncResultBackend[Any]):
                 pause_s = _RETRY_S
                 continue
             self._pending = [*failures, *self._pending]
+            failure = next(iter(failures.values()))
             logger.warning(
                 "Redis did not take %d results, trying again in %.1f s: %s",
                 len(failures),
                 pause_s,
-                next(iter(failures.values())),
+                failure,
             )
+            await leave_replica(self._redis, failure)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _RETRY_MOST_S)
 

@@ -5,8 +5,13 @@ import uuid
 
 import msgpack
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from bridge import results
+from bridge.cancellations import cancel
+from bridge.embedded.redis import RedisServer
+from bridge.jobs import Jobs
 from bridge.results import RedisResults, reply_channel
 from bridge.settings import Settings
 
@@ -90,3 +95,50 @@ async def test_one_that_redis_refuses_holds_up_no_other(store, redis, monkeypatc
     assert len(tries) == 2
     assert await redis.mget([refused, good]) == [b"a", b"b"]
     assert store.waiting == 0
+
+
+async def refused_once(ask):
+    """By the replica, which is left for that."""
+    with pytest.raises(ResponseError, match=r"read only replica"):
+        await ask()
+    await ask()
+
+
+async def test_a_demoted_master_is_left_for_whoever_has_its_address_now(state):
+    """A name or a proxy leads to one Redis, then to the other; connections that are open stay."""
+
+    async def forward(reader, writer):
+        there = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(reader, writer):
+            while data := await reader.read(65536):
+                writer.write(data)
+            writer.close()
+
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+
+    async with (
+        RedisServer(state) as old,
+        RedisServer(state) as new,
+        Redis.from_url(old.url) as demoted,
+        Redis.from_url(new.url) as master,
+        await asyncio.start_server(forward, "127.0.0.1") as proxy,
+    ):
+        for server in (demoted, master):
+            await server.config_set("requirepass", "any")
+        port, url = old.port, f"redis://:any@127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
+        store = RedisResults(Settings(redis_url=url))
+        before, after, training = fresh(3)
+        await store.save(before, b"1")
+        async with Redis.from_url(url) as canceller, Redis.from_url(url) as caller:
+            for connected in (canceller, caller):
+                await connected.ping()
+            await demoted.replicaof("127.0.0.1", 1)
+            port = new.port
+            async with asyncio.timeout(60):
+                await store.save(after, b"2")
+                await refused_once(lambda: cancel(canceller, training, 60))
+                jobs = Jobs(caller, "queue", lease_s=60, keep_s=60)
+                await refused_once(lambda: jobs.register(training, 1))
+            assert await master.get(after) == b"2"
+            await store.shutdown()

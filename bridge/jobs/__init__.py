@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
-from bridge.channels import REDIS_LOST, tell, until_answered
+from bridge.channels import REDIS_LOST, leave_replica, tell, until_answered
 from bridge.jobs.scripts import (
     CLAIM,
     COMMIT,
@@ -298,7 +299,11 @@ class Jobs:
         return Counter(state.decode() for state in states if state is not None)
 
     async def _run(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
-        return await self._redis.register_script(script)(keys=keys, args=arguments)
+        try:
+            return await self._redis.register_script(script)(keys=keys, args=arguments)
+        except ResponseError as error:
+            await leave_replica(self._redis, error)
+            raise
 
 
 def _job(task_id: str, found: dict[bytes, bytes]) -> Job:
