@@ -5,7 +5,7 @@ import pytest
 from taskiq import TaskiqResult
 
 from bridge import errors
-from bridge.client import BridgeClient, InferenceResult
+from bridge.client import BridgeClient, InferenceResult, decode_reply
 from bridge.settings import Settings
 
 REPLY = {
@@ -67,3 +67,14 @@ async def test_without_async_with_it_says_what_is_missing():
     for ask in (client.resume, client.progress):
         with pytest.raises(errors.QueueError, match="async with BridgeClient"):
             await ask("t")
+
+
+def test_wide_integers_in_nested_lists_stay_what_they_are():
+    wide = [[0, 2**63 + 1], [2**64 - 1, 1]]
+    outputs = {"wide": wide, "none": [], "mixed": [-1, 2**63], "fractions": [0.5, 1e300]}
+    arrays = decode_reply({**REPLY, "outputs": outputs}).outputs
+    assert arrays["wide"].dtype == np.uint64
+    assert arrays["wide"].tolist() == wide
+    assert arrays["none"].shape == (0,)
+    assert arrays["mixed"].dtype == np.float64
+    assert arrays["fractions"].tolist() == [0.5, 1e300]

@@ -12,6 +12,7 @@ import numpy as np
 
 from bridge.errors import NoPayloadStoreError
 from bridge.forms import read_entry, wire_form
+from bridge.forms.lists import guessed_array
 from bridge.payloads import Payloads
 from bridge.references import StoredTensor, is_stored, read_stored
 from bridge.tensors import Array, raw_view
@@ -87,7 +88,7 @@ def decode_reply(reply: dict[str, Any]) -> InferenceResult:
         model_name=reply["model_name"],
         model_version=reply["model_version"],
         outputs={
-            name: read_entry(value) if isinstance(value, dict) else np.asarray(value)
+            name: read_entry(value) if isinstance(value, dict) else guessed_array(value)
             for name, value in reply["outputs"].items()
         },
     )

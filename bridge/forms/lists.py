@@ -5,6 +5,7 @@ and elements are checked before numpy makes an array of them: what it would make
 has no bound.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
@@ -44,6 +45,15 @@ def from_lists(
     if array.shape != shape:  # where dtype is object, numpy keeps ragged rows as lists
         raise _ragged(spec)
     return Tensor.from_array(_cast(array, spec), spec.datatype)
+
+
+def guessed_array(value: Any) -> Array:
+    """What numpy makes of an output's nested lists; integers up to 2**64 remain what they are."""
+    array = np.asarray(value)
+    if array.dtype.kind == "f" and array.size and array.max() >= 2**63:
+        with contextlib.suppress(OverflowError):
+            return _exact_uint64(value, array)
+    return array
 
 
 def _outline(value: list[Any], spec: TensorSpec) -> tuple[Shape, Iterable[Any]]:
