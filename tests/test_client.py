@@ -1,5 +1,7 @@
 """The producer's door where no server is needed; with servers it is in tests/tasks."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from taskiq import TaskiqResult
@@ -67,6 +69,29 @@ async def test_without_async_with_it_says_what_is_missing():
     for ask in (client.resume, client.progress):
         with pytest.raises(errors.QueueError, match="async with BridgeClient"):
             await ask("t")
+
+
+async def never(*arguments, **options):
+    await asyncio.Event().wait()
+
+
+async def test_sending_takes_no_longer_than_the_caller_waits(monkeypatch):
+    client = Told(REPLY)
+    monkeypatch.setattr(client, "_kick", never)
+    with pytest.raises(errors.QueueError, match=r"not taken within 0\.1 s"):
+        await asyncio.wait_for(client.infer("double", {"x": [[1]]}, timeout_s=0.1), 60)
+    monkeypatch.setattr("bridge.client.door._LEAST_SENDING_S", 0.2)
+    with pytest.raises(errors.QueueError, match=r"not taken within 0\.2 s"):
+        await asyncio.wait_for(client.submit("double", {"x": [[1]]}, timeout_s=0), 60)
+
+
+async def test_fetching_takes_no_longer_than_the_caller_waits(monkeypatch):
+    client = Told(REPLY)
+    monkeypatch.setattr(client, "read_reply", never)
+    with pytest.raises(errors.ResultTimeoutError, match=r"has ended, .* within 0\.1 s"):
+        await asyncio.wait_for(client.inference("t").result(0.1), 60)
+    monkeypatch.undo()
+    assert (await client.inference("t").result(0.1)).model_name == "double"
 
 
 def test_wide_integers_in_nested_lists_stay_what_they_are():

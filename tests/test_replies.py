@@ -7,7 +7,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bridge.channels import listen
+from bridge.client import BridgeClient, replies
 from bridge.client.replies import Replies
+from bridge.errors import ResultTimeoutError
+from bridge.settings import Settings
+
+KEPT = b'{"is_err": false, "return_value": 1, "execution_time": 0}'
 
 LOST = [
     RedisConnectionError("lost"),
@@ -21,11 +26,11 @@ class Losing(Redis):
 
     error = None
 
-    async def execute_command(self, *arguments, **options):
+    def pipeline(self, *arguments, **options):
         error, self.error = self.error, None
         if error is not None:
             raise error
-        return await super().execute_command(*arguments, **options)
+        return super().pipeline(*arguments, **options)
 
     def pubsub(self, **options):
         error, self.error = self.error, None
@@ -38,10 +43,91 @@ class Losing(Redis):
 async def test_a_lost_connection_is_no_caller_s_error(redis_server, error):
     async with Losing.from_url(redis_server.url) as redis:
         replies = Replies(redis)
-        await redis.set("kept", b'{"is_err": false, "return_value": 1, "execution_time": 0}')
+        await redis.set("kept", KEPT)
         redis.error = error
         result = await asyncio.wait_for(replies.wait("kept"), 20)
         assert result.return_value == 1
+        await replies.close()
+
+
+async def test_any_number_is_waited_for_over_two_connections(redis_server):
+    ids = [f"of-many-{n}" for n in range(300)]
+    async with Redis.from_url(redis_server.url, max_connections=2) as redis:
+        replies = Replies(redis)
+        waiting = [asyncio.create_task(replies.wait(it)) for it in ids]
+        await asyncio.sleep(0)
+        await redis.mset(dict.fromkeys(ids, KEPT))
+        async with asyncio.timeout(60):
+            results = await asyncio.gather(*waiting)
+        assert [result.return_value for result in results] == [1] * 300
+        assert replies.trouble is None
+        await redis.delete(*ids)
+        await replies.close()
+
+
+async def test_who_still_waits_when_it_is_closed_is_not_left_behind(redis_server, monkeypatch):
+    async with Redis.from_url(redis_server.url) as redis:
+        replies = Replies(redis)
+        monkeypatch.setattr(replies, "_values", lambda ids: asyncio.Event().wait())
+        reads = [asyncio.create_task(replies._read(it)) for it in ("a", "b")]
+        await asyncio.sleep(0)
+        reads.append(asyncio.create_task(replies._read("c")))
+        await asyncio.sleep(0)
+        await replies.close()
+        assert await asyncio.wait_for(asyncio.gather(*reads), 60) == [None] * 3
+
+
+@pytest.fixture
+async def user(redis_server):
+    """Of this name and password; what it may do is set by its test."""
+    async with Redis.from_url(redis_server.url) as admin:
+
+        async def may(*rights):
+            await admin.execute_command("ACL", "SETUSER", "who", "reset", "on", ">any", *rights)
+            return f"redis://who:any@{redis_server.address}/0"
+
+        yield may
+        await admin.execute_command("ACL", "DELUSER", "who")
+
+
+async def test_a_timeout_says_that_redis_could_not_be_asked(redis, user):
+    client = BridgeClient(Settings(redis_url=await user("~*", "+ping")))
+    with pytest.raises(ResultTimeoutError, match=r"could not be asked.*security\.md"):
+        await client.handle("unread").result(1)
+    await user("~*", "+ping", "+get")
+    with pytest.raises(ResultTimeoutError, match="are workers up"):
+        await client.handle("unread").result(1)
+    await client.close()
+
+
+async def test_a_timeout_says_that_redis_does_not_answer(monkeypatch):
+    monkeypatch.setattr(replies, "_SILENT_S", 0.1)
+
+    async def silent(reader, writer):
+        await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        client = BridgeClient(Settings(redis_url=f"redis://127.0.0.1:{port}/0"))
+        with pytest.raises(ResultTimeoutError, match=r"could not be asked.*no answer for"):
+            await client.handle("unread").result(1)
+        await client.close()
+
+
+async def test_a_user_without_channels_is_told_once(redis, user, caplog):
+    url = await user("~*", "+ping", "+get", "resetchannels")
+    async with Redis.from_url(url) as few:
+        replies = Replies(few)
+        await replies.start()
+        async with asyncio.timeout(60):
+            await replies._listener  # it ends
+        await redis.set("kept", KEPT)
+        assert (await replies.wait("kept")).return_value == 1
+        await replies.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "this Redis user may not subscribe: results are read about once a second"
+    ]
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)

@@ -1,5 +1,6 @@
 """The client itself: connects, submits, and gives handles of what was submitted."""
 
+import asyncio
 import contextlib
 import time
 import uuid
@@ -15,7 +16,7 @@ from taskiq.kicker import AsyncKicker
 
 from bridge.cancellations import cancel
 from bridge.client.arrays import InferenceResult, receive_reply, send_inputs
-from bridge.client.handles import InferenceHandle, TaskHandle
+from bridge.client.handles import InferenceHandle, TaskHandle, left_of
 from bridge.client.replies import Replies, Waiter
 from bridge.errors import BridgeError, NoPayloadStoreError, QueueError
 from bridge.jobs import Job
@@ -33,6 +34,8 @@ from bridge.tensors import Array, raw_view
 from bridge.trainings import Trainings
 
 _KEYS = uuid.UUID("6b1f5f5e-8d0c-4d0e-9c53-6a0d5c9b7a11")  # the namespace of idempotency keys
+_CLOSE_S = 5.0  # RabbitMQ that is out of memory says no goodbye to who published
+_LEAST_SENDING_S = 5.0  # a task may be sent that shall expire sooner
 
 
 class BridgeClient:
@@ -74,8 +77,9 @@ class BridgeClient:
         """Close every connection; tasks that were submitted go on."""
         await self._replies.close()
         for broker in self._brokers.values():
-            with contextlib.suppress(OSError, RuntimeError):
-                await broker.shutdown()
+            with contextlib.suppress(OSError, RuntimeError):  # an OSError: TimeoutError
+                async with asyncio.timeout(_CLOSE_S):
+                    await broker.shutdown()
         if self._payloads is not None:
             await self._payloads.close()
         await self._redis.aclose()
@@ -88,9 +92,13 @@ class BridgeClient:
         version: str | None = None,
         timeout_s: float | None = 60.0,
     ) -> InferenceResult:
-        """Submit one inference and wait for it. Arguments and errors as `submit` and `result`."""
-        handle = await self.submit(model_id, inputs, version=version, timeout_s=timeout_s)
-        return await handle.result(timeout_s)
+        """Submit one inference and wait for it. Arguments and errors as `submit` and `result`.
+
+        `timeout_s` bounds all of it: sending, waiting, and fetching large outputs.
+        """
+        began = time.monotonic()
+        handle = await self._submit(model_id, inputs, version, timeout_s, within_s=timeout_s)
+        return await handle.result(left_of(timeout_s, began))
 
     async def submit(
         self,
@@ -112,18 +120,49 @@ class BridgeClient:
             version: a served version; None for the newest.
             timeout_s: seconds after which nobody wants the answer any more, wherever the task then
                 is: it ends as `TaskExpiredError`. None: it waits for as long as it takes. The
-                clocks of caller and worker must agree.
+                clocks of caller and worker must agree. Sending takes no longer either, where this
+                is more than five seconds.
 
         Returns:
             A handle, once the queue has confirmed the task.
 
         Raises:
-            QueueError: the queue did not take it.
+            QueueError: the queue did not take it, or not in time.
             MessageTooLargeError: the queue would not take it.
             InvalidInputError: an array has a dtype that no model takes.
             PayloadError: the payload store did not take an array.
         """
+        within_s = None if timeout_s is None else max(timeout_s, _LEAST_SENDING_S)
+        return await self._submit(model_id, inputs, version, timeout_s, within_s=within_s)
+
+    async def _submit(
+        self,
+        model_id: str,
+        inputs: Mapping[str, Any],
+        version: str | None,
+        timeout_s: float | None,
+        *,
+        within_s: float | None,
+    ) -> InferenceHandle:
         deadline = {} if timeout_s is None else {DEADLINE: time.time() + timeout_s}
+        try:
+            async with asyncio.timeout(within_s) as limit:
+                return await self._send(model_id, inputs, version, deadline)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise QueueError(
+                f"the task was not taken within {within_s:g} s: are the queue's server and the "
+                "payload store up? If it comes there yet, it expires"
+            ) from None
+
+    async def _send(
+        self,
+        model_id: str,
+        inputs: Mapping[str, Any],
+        version: str | None,
+        deadline: Mapping[str, float],
+    ) -> InferenceHandle:
         entries = await send_inputs(inputs, self._payloads)
         try:
             args = (model_id, entries, version)
@@ -254,6 +293,11 @@ class BridgeClient:
             waiter: where its result will be pushed, if this client submitted it.
         """
         return await self._replies.wait(task_id, waiter)
+
+    def trouble(self) -> QueueError | None:
+        """Why results cannot be read, as far as the last read told; None: they can."""
+        failure = self._replies.trouble
+        return None if failure is None else redis_trouble(failure, self._settings.redis_shown)
 
     async def cancel(self, task_id: str, *, now: bool = False) -> bool:
         """Have a task not run, or stop running; False if it has ended already.

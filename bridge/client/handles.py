@@ -1,6 +1,7 @@
 """What a caller holds of a task that was submitted."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from bridge.client.arrays import InferenceResult
@@ -10,6 +11,11 @@ from bridge.references import own_keys
 
 if TYPE_CHECKING:
     from bridge.client.door import BridgeClient
+
+
+def left_of(timeout_s: float | None, began: float) -> float | None:
+    """What is left of so many seconds that began then (of `time.monotonic`); None: no end."""
+    return None if timeout_s is None else max(0.0, round(timeout_s - time.monotonic() + began, 2))
 
 
 class TaskHandle:
@@ -34,9 +40,14 @@ class TaskHandle:
             async with asyncio.timeout(timeout_s):
                 result = await self._client.wait(self.task_id, self._waiter)
         except TimeoutError:
+            trouble = self._client.trouble()
             raise ResultTimeoutError(
-                f"task {self.task_id} has no result after {timeout_s:g} s; it is still queued or "
-                "running: are workers up (`mlbridge status`)?"
+                f"task {self.task_id} has no result after {timeout_s:g} s; "
+                + (
+                    "it is still queued or running: are workers up (`mlbridge status`)?"
+                    if trouble is None
+                    else f"Redis could not be asked: {trouble}"
+                )
             ) from None
         if result.error is not None:
             raise result.error
@@ -92,7 +103,7 @@ class InferenceHandle(TaskHandle):
         """Wait for the prediction.
 
         Args:
-            timeout_s: seconds to wait; None: until it ends.
+            timeout_s: seconds to wait, and to fetch large outputs; None: as long as it takes.
             keep: leave large outputs in the payload store until they expire, for others to read.
 
         Raises:
@@ -100,12 +111,22 @@ class InferenceHandle(TaskHandle):
             PayloadError: a large output cannot be had from the payload store.
         """
         if self._read is None:
+            began = time.monotonic()
             reply = await super().result(timeout_s)
             if not isinstance(reply, dict) or "outputs" not in reply:
                 raise BridgeError(
                     f"task {self.task_id} is no inference: read its result by `client.handle`"
                 )
-            result = await self._client.read_reply(reply, keep=keep)
+            try:
+                async with asyncio.timeout(left_of(timeout_s, began)) as limit:
+                    result = await self._client.read_reply(reply, keep=keep)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise ResultTimeoutError(
+                    f"task {self.task_id} has ended, but its outputs could not be fetched from "
+                    f"the payload store within {timeout_s:g} s; they can be awaited again"
+                ) from None
             if keep or not own_keys(reply["outputs"]):
                 return result
             self._read = result
