@@ -317,6 +317,15 @@ class RabbitMQBroker(AioPikaBroker):
         except (OSError, aiormq.exceptions.AMQPError, BaseAioPikaBrokerError) as error:
             raise rabbitmq_trouble(error, self._where) from None
 
+    async def shutdown(self) -> None:
+        """Disconnect, also where this is cut short as RabbitMQ says no goodbye."""
+        try:
+            await super().shutdown()
+        finally:
+            for connection in (self.write_conn, self.read_conn):
+                if connection is not None:
+                    await connection.close()  # of what is closed, nothing; else two seconds
+
     async def _mind_returns(self) -> None:
         """Make it an error that no queue takes a message, which taskiq's channel passes over."""
         channel: Any = self.write_channel  # its types leave it out

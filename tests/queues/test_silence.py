@@ -10,11 +10,13 @@ import pytest
 from taskiq import BrokerMessage
 from taskiq_aio_pika.queue import Queue
 
+from bridge.client import BridgeClient
 from bridge.errors import ModelUnavailableError, QueueError
 from bridge.queues import build_broker
 from bridge.queues.consumer import Consumer
 from bridge.queues.depths import ready_messages
 from bridge.queues.reach import reach_rabbitmq
+from bridge.settings import Settings
 
 MESSAGE = BrokerMessage(task_id="a", task_name="t", message=b"{}", labels={})
 
@@ -168,3 +170,21 @@ async def test_a_message_whose_connection_falls_silent_is_handed_back(settings):
     async with asyncio.timeout(5):
         await broker.intake.take(delivery)
     assert delivery.handed_back
+
+
+async def test_a_client_leaves_a_rabbitmq_that_says_no_goodbye(peer, redis_server, monkeypatch):
+    monkeypatch.setattr("bridge.client.door._CLOSE_S", 0.2)
+    settings = Settings(
+        rabbitmq_host="127.0.0.1", rabbitmq_port=peer.port, redis_url=redis_server.url
+    )
+    async with BridgeClient(settings) as client:
+        peer.confirms = False
+        with pytest.raises(QueueError, match=r"not taken within 0\.5 s"):
+            await asyncio.wait_for(client.infer("double", {"x": [[1]]}, timeout_s=0.5), 20)
+        peer.mute = True  # as when it is short of memory, to who published
+        leaving = asyncio.create_task(client.close())
+        done, _ = await asyncio.wait([leaving], timeout=30)
+        peer.mute = False
+        await leaving
+        assert done
+    await until(lambda: not peer.lines)
