@@ -6,9 +6,7 @@ longest of the one before.
 """
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 
 from bridge.errors import (
     AwaitingTurnError,
@@ -28,7 +26,6 @@ _FOR_A_TURN_S = 2.0
 # A task that comes back after a crash is the only suspect, though new tasks may be there: if the
 # model dies three times more, it is the task that kills it.
 _CRASHES = 3
-_PARTS = 64  # of a wait that is left to chance, for its mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +61,6 @@ class Retries:
         wait_s = self._ceiling_s(attempt, longest_s)
         wait_s *= random.random() if jitter is None else jitter  # noqa: S311
         return wait_s if wait_s < left_s else None
-
-    def total_s(
-        self, error: BridgeError, *, most: int, held_s: Callable[[float], float] = float
-    ) -> float:
-        """Seconds that the waits of a task come to which meets the same error at each try.
-
-        In the mean; without a deadline, and without the time that the tries take.
-
-        Args:
-            error: what each of them meets.
-            most: tries after the first.
-            held_s: how long the queue holds a message that shall wait so long.
-        """
-        most, longest_s = self._bounds(error, most)
-        ceilings = (self._ceiling_s(attempt, longest_s) for attempt in range(1, most + 1))
-        return sum(
-            fmean(held_s(ceiling * (part + 0.5) / _PARTS) for part in range(_PARTS))
-            for ceiling in ceilings
-        )
 
     def _bounds(self, error: BridgeError, most: int) -> tuple[int, float]:
         """Tries after the first, and the longest wait before one."""

@@ -8,15 +8,10 @@ from typing import Annotated
 import typer
 
 from bridge.cli.output import Json, print_json, say
-from bridge.errors import ModelUnavailableError
-from bridge.queues.tiers import tier_s
 from bridge.repository import ModelRepository
-from bridge.retries import Retries
 from bridge.rollback import Change, newest, put_back, take_out
 from bridge.settings import load_settings
 from bridge.triton_client import TritonClient
-
-_MINUTE_S = 60
 
 Model = Annotated[str, typer.Argument(help="The model's name in Triton.")]
 
@@ -46,7 +41,7 @@ def withdraw(
     then = (
         f"Version {left[-1]} is the newest then."
         if left
-        else f"Nothing serves it then: its tasks {_without_a_version()}."
+        else "Nothing serves it then: its tasks are tried again for a while, then fail."
     )
     if not yes:
         typer.confirm(f"Withdraw version {number} of {model}? {then}", abort=True, err=True)
@@ -72,24 +67,6 @@ def restore(
     """
     repository = _repository()
     _do(lambda triton: put_back(repository, triton, model, version), "is back", json=json)
-
-
-def _without_a_version() -> str:
-    """What becomes of tasks whose model has no version, in words."""
-    settings = load_settings()
-    retries = Retries(
-        first_s=settings.bridge_retry_first_s, longest_s=settings.bridge_retry_longest_s
-    )
-    total_s = retries.total_s(
-        ModelUnavailableError(),
-        most=settings.bridge_max_retries,
-        held_s=tier_s if settings.bridge_queue == "rabbitmq" else float,
-    )
-    if not total_s:
-        return "fail"
-    many = total_s >= 2 * _MINUTE_S
-    about = f"{total_s / _MINUTE_S:.0f} minutes" if many else f"{total_s:.0f} seconds"
-    return f"are tried for about {about}, then fail"
 
 
 def _repository() -> ModelRepository:

@@ -193,7 +193,9 @@ def test_models_with_and_without_the_key(stack, iris):
 def test_withdraw_and_restore(stack, iris):
     question = stack.run("withdraw", "iris", stdin="n\n")
     assert question.returncode == 1
-    asked = "Withdraw version 1 of iris? Nothing serves it then: its tasks are tried for about "
+    asked = (
+        "Withdraw version 1 of iris? Nothing serves it then: its tasks are tried again for a while"
+    )
     assert asked in question.stderr
     withdrawn = stack.run("withdraw", "iris", "--yes")
     assert "Version 1 of iris is withdrawn. Triton serves no version." in withdrawn.stdout
