@@ -5,6 +5,7 @@ they share comes as fixtures.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
@@ -19,10 +20,12 @@ from typing import Any, Self
 import httpx
 import hypothesis
 import onnx
+import psutil
 import pytest
 from onnx import NodeProto, TensorProto, helper
 from redis.asyncio import Redis
 
+from bridge.embedded.leftovers import MARK_VARIABLE
 from bridge.embedded.ports import free_ports
 from bridge.embedded.probes import amqp_answers
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
@@ -250,6 +253,27 @@ def _find_program(name: str, package: str) -> str:
 def find_program() -> Callable[[str, str], str]:
     """Where a program is, from its name and Debian's package, installed if need be."""
     return _find_program
+
+
+@pytest.fixture(scope="session")
+def find_traces() -> Callable[[str | Path], list[str]]:
+    """Processes, shared memory and files that are left of a state folder, by its path or name."""
+
+    def find(state: str | Path) -> list[str]:
+        folder = Path("/tmp") / state
+        found = [str(path) for path in folder.parent.glob(f"{folder.name}*")]
+        found += [str(path) for path in Path("/dev/shm").glob(f"{folder.name}*")]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                command = " ".join(process.cmdline())
+                marked = process.environ().get(MARK_VARIABLE, "").startswith(folder.name)
+                if marked or folder.name in command:
+                    found.append(f"{process.pid} {command}")
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

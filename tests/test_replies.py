@@ -65,6 +65,19 @@ async def test_any_number_is_waited_for_over_two_connections(redis_server):
         await replies.close()
 
 
+async def test_who_asks_again_hears_at_once(redis_server, monkeypatch):
+    monkeypatch.setattr(replies, "_REREAD_S", 1000.0)  # nobody reads by himself
+    async with Redis.from_url(redis_server.url) as redis:
+        heard = Replies(redis)
+        waiter = heard.expect("again")
+        waiter.value = KEPT
+        waiter.arrived.set()
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                assert (await heard.wait("again", waiter)).return_value == 1
+        await heard.close()
+
+
 async def test_who_still_waits_when_it_is_closed_is_not_left_behind(redis_server, monkeypatch):
     async with Redis.from_url(redis_server.url) as redis:
         replies = Replies(redis)

@@ -72,7 +72,8 @@ def cancel(
 def pause(task_ids: TaskIds, *, as_json: Json = False) -> None:
     """Pause trainings: they stop at their next checkpoint, and others have their worker.
 
-    Exit code 1 if not one could be paused.
+    Exit code 1 if not one could be paused, or not one is known: a training that was sent without
+    our client is not before it begins, and then waits all the same.
 
     Example: `mlbridge pause 5f0c2d7e9b3a4c61a0d1e2f3a4b5c6d7`
     """
@@ -104,7 +105,7 @@ async def _with_client(
 
 def _tell(became: Mapping[str, str], word: str, *, as_json: bool) -> None:
     """Print what became of each task; `word` is what was asked for."""
-    done = {task_id: so in {word, _UNTRAINED, _UNSEEN} for task_id, so in became.items()}
+    done = {task_id: so in {word, _UNTRAINED} for task_id, so in became.items()}
     if as_json:
         print_json([{"task_id": i, word: so, "what": became[i]} for i, so in done.items()])
     else:

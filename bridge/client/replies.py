@@ -110,6 +110,7 @@ class Replies:
             waiter.arrived.clear()  # what comes while we read is looked at next
             value = waiter.value or await self._read(task_id)
             if value is not None:
+                waiter.arrived.set()  # who asks again need not wait
                 return decode_result(value)
             pause_s = min(max(pause_s * _POLL_GROWTH, _POLL_S), _REREAD_S)
 

@@ -9,10 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from bridge.embedded.leftovers import MARK_VARIABLE
 from bridge.embedded.ports import free_ports
 
 _KEPT = {"PATH", "HOME", "LANG"}
@@ -147,21 +145,3 @@ def stack(tmp_path_factory, open_up):
     with open_up(tmp_path_factory.mktemp("stack")) as stack:
         stack.up("--workers", "1")
         yield stack
-
-
-@pytest.fixture(scope="session")
-def find_traces():
-    """Processes, shared memory and files of a state folder of that name."""
-
-    def find(state: Path):
-        found = [str(path) for path in state.parent.iterdir()]
-        found += [str(path) for path in Path("/dev/shm").glob(f"{state.name}*")]
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if process.environ().get(MARK_VARIABLE, "").startswith(state.name):
-                    found.append(str(process))
-        return found
-
-    return find

@@ -160,26 +160,6 @@ def test_a_task_of_somebodys_own_may_return_anything(stack):
     assert json.loads(followed.stdout) == {"task_id": "answer", "result": 42}
 
 
-def test_a_training_is_cancelled_while_it_runs(stack, iris):
-    endless = ("train", "iris", "-c", "target=species", "-s", "epochs=10000", "--no-wait", "--json")
-    task_id = json.loads(stack.run(*endless).stdout)["task_id"]
-
-    def state():
-        return json.loads(stack.run("status", task_id, "--json").stdout)["state"]
-
-    while (found := state()) != "running":
-        assert found == "unknown"
-    cancelled = stack.run("cancel", task_id, "--json")
-    told = {"task_id": task_id, "cancelled": True, "what": "cancelled"}
-    assert json.loads(cancelled.stdout) == [told]
-    assert state() == "cancelled"
-    again = stack.run("cancel", task_id, iris["task_id"])
-    assert again.returncode == 1
-    assert again.stdout.count("has ended already") == 2
-    # The worker is free again.
-    assert "DatasetError" in stack.run("train", "nowhere").stderr
-
-
 def test_models_with_and_without_the_key(stack, iris):
     for key in (stack.environment["TRITON_ADMIN_KEY"], ""):
         result = stack.run("models", "--json", TRITON_ADMIN_KEY=key)

@@ -48,8 +48,13 @@ def test_pause_resume_cancel_and_read_the_log(stack):
 
     assert stack.run("resume", task_id).stdout == f"{task_id}: resumed\n"
     until(lambda: state_of(stack, task_id), "running")
-    assert stack.run("cancel", "--now", task_id).stdout == f"{task_id}: cancelled\n"
+    cancelled = json.loads(stack.run("cancel", "--now", task_id, "--json").stdout)
+    assert cancelled == [{"task_id": task_id, "cancelled": True, "what": "cancelled"}]
     assert state_of(stack, task_id)["state"] == "cancelled"
+    again = stack.run("cancel", task_id)
+    assert (again.returncode, again.stdout) == (1, f"{task_id}: has ended already\n")
+    # The worker is free again.
+    assert "DatasetError" in stack.run("train", "nowhere").stderr
     late = stack.run("pause", task_id)
     assert late.stdout == f"{task_id}: has ended already\n"
     assert late.returncode == 1

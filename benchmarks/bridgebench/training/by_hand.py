@@ -148,7 +148,7 @@ def main() -> None:
     with torch.inference_mode():
         found, wanted = module(torch.from_numpy(judged)), torch.from_numpy(right)
         loss = float(nn.functional.cross_entropy(found, wanted))
-        accuracy = float((found.argmax(1) == wanted).float().mean())
+        accuracy = int((found.argmax(1) == wanted).sum()) / len(wanted)
     torch.save(module.state_dict(), weights)
     print(json.dumps({"train_s": train_s, "accuracy": accuracy, "loss": loss}), flush=True)
 
