@@ -14,7 +14,6 @@ from bridge.errors import BridgeError, ModelLoadError, PublishError, UnknownMode
 from bridge.repository import ModelRepository, check_model_id, restorable, restore, withdraw
 from bridge.specs import ModelState
 
-_READY = "READY"
 _NOT_WANTED = {"", "unloaded"}
 """Reasons not to serve a version: nobody asked for it, or a person unloaded it."""
 _LOOKS, _LOOK_EVERY_S = 50, 0.1
@@ -86,7 +85,7 @@ async def take_out(
     """
     number = newest(repository, model, version)
     states = [it for it in await triton.index() if it.name == model]  # says whether we may, too
-    served = any(it.state == _READY for it in states)
+    served = any(it.ready for it in states)
     # Where nothing is served, one before that does not load either takes nothing away.
     borne = () if served else (ModelLoadError,)
     withdraw(repository, model, number, keep=True)
@@ -157,4 +156,4 @@ async def _tell_all_again(repository: ModelRepository, triton: Triton, model: st
 
 async def _serving(triton: Triton, model: str) -> list[int]:
     index = await triton.index()
-    return sorted(int(it.version) for it in index if it.name == model and it.state == _READY)
+    return sorted(int(it.version) for it in index if it.name == model and it.ready)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from bridge.tensors import Tensor, TensorSpec
 
+READY = "READY"
+"""The state of a model version that is served, as Triton calls it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -35,3 +38,8 @@ class ModelState:
     version: str
     state: str
     reason: str
+
+    @property
+    def ready(self) -> bool:
+        """It is served."""
+        return self.state == READY

@@ -126,14 +126,14 @@ class TritonChannel:
                 f"Triton at {self.address} could not load {name!r}: {error.details()}"
             ) from None
 
-    async def unload(self, name: str) -> None:
-        """Unload a model.
+    async def unload(self, name: str, timeout_s: float | None = None) -> None:
+        """Unload a model; `timeout_s` as `call` has it.
 
         Raises:
             TritonError: it refused.
         """
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
-        await self.call(self.stub.RepositoryModelUnload, request, name, _LOAD_S)
+        await self.call(self.stub.RepositoryModelUnload, request, name, timeout_s)
 
     async def reload(self, name: str) -> bool:
         """Unload and load a model that counts as ready; of an ensemble, all that it is made of.
@@ -152,7 +152,7 @@ class TritonChannel:
         if name not in {model.name for model in index.models}:
             return False
         for part in await self._parts(name):
-            await self.unload(part)
+            await self.unload(part, _LOAD_S)
             await self._load_patiently(part)
         return True
 

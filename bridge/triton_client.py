@@ -34,7 +34,6 @@ from bridge.triton_channel import TritonChannel, runs_on_processors, spec_from_c
 from bridge.triton_errors import verdict
 
 _CACHED_SPECS = 1024
-_READY = "READY"
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _LONGEST_S = 7 * 86_400.0  # of a request; callers may write any number, and Triton takes 64 bits
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
@@ -250,8 +249,9 @@ class TritonClient:
                 continue
             answered = True
             for m in reply.models:
-                if m.state == _READY or (m.name, m.version) not in found:
-                    found[m.name, m.version] = ModelState(m.name, m.version, m.state, m.reason)
+                state = ModelState(m.name, m.version, m.state, m.reason)
+                if state.ready or (m.name, m.version) not in found:
+                    found[m.name, m.version] = state
         if not answered:
             raise away
         return list(found.values())

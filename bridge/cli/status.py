@@ -28,7 +28,7 @@ from bridge.overview import look, take_samples
 from bridge.queues.trouble import redis_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings, load_settings
-from bridge.specs import ModelState
+from bridge.specs import READY, ModelState
 from bridge.tensors import TensorSpec
 from bridge.trainings import Trainings
 from bridge.triton_client import TritonClient
@@ -207,7 +207,7 @@ async def _models(settings: Settings) -> list[dict[str, Any]]:
             index = []
         counted = {(s.name, s.version): s for s in await triton.statistics()}
         if not index:  # without the key, statistics still name what is served
-            index = [ModelState(name, version, "READY", "") for name, version in counted]
+            index = [ModelState(name, version, READY, "") for name, version in counted]
         return [await _model(triton, state, counted) for state in index]
 
 
@@ -220,7 +220,7 @@ async def _model(
         "state": state.state or "NOT LOADED",
         "reason": state.reason,
     }
-    if state.state != "READY":
+    if not state.ready:
         return row
     try:
         spec = await triton.model_spec(state.name, state.version)

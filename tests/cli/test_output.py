@@ -1,15 +1,19 @@
-"""What people read: figures, and what fits on a screen that does not scroll."""
+"""What people read: figures, what fits on a screen that does not scroll, and how it ends."""
 
 import io
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from rich.console import Console
 
+from bridge import __main__ as entry
+from bridge.cli import app as command_line
 from bridge.cli.output import figure
 from bridge.cli.overview import render
+from bridge.errors import InvalidInputError, TritonUnavailableError
 from bridge.overview import Overview
 from bridge.overview.parts import Part
 from bridge.overview.pools import Worker
@@ -55,33 +59,54 @@ def test_a_screen_that_does_not_scroll_has_what_is_wrong_only():
     assert "r:1" in seen.getvalue()
 
 
-def command(folder, *arguments, **more):
-    """`mlbridge`, where nothing is set."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "bridge", *arguments],
-        check=False,
-        text=True,
-        env={"PATH": os.environ["PATH"]},
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        **more,
-    )
+def ended_by(error, monkeypatch):
+    """The exit code of `mlbridge` where a command raises this."""
+
+    def command():
+        raise error
+
+    monkeypatch.setattr(command_line, "app", command)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    return ended.value.code
 
 
-def test_who_forgot_to_say_where_the_stack_is_hears_of_it(tmp_path):
-    # In a folder without .env; another one's Redis may listen at the default port.
-    ended = command(tmp_path, "infer", "nobodys", "--direct", "--input", "x=/dev/null")
-    assert ended.returncode == 1
-    assert "is set" not in ended.stderr  # nobody was asked yet
-    (tmp_path / "x.json").write_text("[[1.0]]")
-    ended = command(tmp_path, "infer", "nobodys", "--direct", "--input", "x=x.json")
-    assert "None of RABBITMQ_HOST, REDIS_URL, TRITON_URL is set" in ended.stderr
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_who_forgot_to_say_where_the_stack_is_hears_of_it(monkeypatch, capsys, elsewhere):
+    for name in ("REDIS_URL", "TRITON_URL", "RABBITMQ_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    if elsewhere:
+        monkeypatch.setenv("TRITON_URL", "elsewhere:8001")
+    assert ended_by(TritonUnavailableError("it is away"), monkeypatch) == 1
+    told = capsys.readouterr().err
+    assert "it is away" in told
+    assert ("None of RABBITMQ_HOST, REDIS_URL, TRITON_URL is set" in told) is not elsewhere
+    assert ended_by(InvalidInputError("wrong"), monkeypatch) == 1
+    assert "is set" not in capsys.readouterr().err
+
+
+def test_ctrl_c_while_it_loads_is_quiet(monkeypatch):
+    class Loading(ModuleType):
+        def __getattr__(self, _):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "bridge.cli.app", Loading("bridge.cli.app"))
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
-        ended = command(tmp_path, "datasets", "list", stdout=full)
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "bridge", "datasets", "list"],
+            check=False,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
     assert ended.returncode == 1
     assert ended.stderr.startswith("The disk is full")
     assert "Traceback" not in ended.stderr

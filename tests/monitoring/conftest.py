@@ -220,6 +220,44 @@ async def bounded_redis(redis_server):
         await admin.config_set("maxmemory", "0")
 
 
+def _variables(rabbitmq, redis, triton, models, data) -> dict[str, str]:
+    return {
+        "RABBITMQ_HOST": "127.0.0.1",
+        "RABBITMQ_PORT": str(rabbitmq.port),
+        "RABBITMQ_USERNAME": rabbitmq.username,
+        "RABBITMQ_PASSWORD": rabbitmq.password,
+        "TASKIQ_ML_QUEUE": "taskiq_ml",
+        "REDIS_URL": redis.url,
+        "TRITON_URL": triton.address,
+        "MODEL_REPOSITORY": str(models),
+        "DATASET_ROOT": str(data / "datasets"),
+        "CHECKPOINT_ROOT": str(data / "checkpoints"),
+        "BRIDGE_METRICS_HOST": "127.0.0.1",
+        "BRIDGE_RETRY_FIRST_S": "1",
+        "BRIDGE_TRAINING_SLICE_S": "30",
+        "BRIDGE_CHECKPOINT_EVERY_S": "2",
+    }
+
+
+@contextlib.asynccontextmanager
+async def _things_happen(watched: Watched) -> AsyncIterator[None]:
+    """Callers call, a model is trained, and what people and machines do wrong is done."""
+    going_on = [
+        asyncio.create_task(_callers(watched)),
+        training := asyncio.create_task(_train(watched)),
+    ]
+    try:
+        await _send_what_nobody_understands(watched)
+        await _unload_for_a_while(watched)
+        await _end_in_other_ways(watched)
+        await training
+        yield
+    finally:
+        for task in going_on:
+            task.cancel()
+        await asyncio.gather(*going_on, return_exceptions=True)
+
+
 @pytest.fixture(scope="session")
 async def watched(
     state,
@@ -248,22 +286,7 @@ async def watched(
             "rabbitmq": f"127.0.0.1:{own_rabbitmq.prometheus_port}",
             "rabbitmq-queues": f"127.0.0.1:{own_rabbitmq.prometheus_port}",
         }
-        variables = {
-            "RABBITMQ_HOST": "127.0.0.1",
-            "RABBITMQ_PORT": str(own_rabbitmq.port),
-            "RABBITMQ_USERNAME": own_rabbitmq.username,
-            "RABBITMQ_PASSWORD": own_rabbitmq.password,
-            "TASKIQ_ML_QUEUE": "taskiq_ml",
-            "REDIS_URL": bounded_redis.url,
-            "TRITON_URL": triton.address,
-            "MODEL_REPOSITORY": str(model_repository),
-            "DATASET_ROOT": str(data / "datasets"),
-            "CHECKPOINT_ROOT": str(data / "checkpoints"),
-            "BRIDGE_METRICS_HOST": "127.0.0.1",
-            "BRIDGE_RETRY_FIRST_S": "1",
-            "BRIDGE_TRAINING_SLICE_S": "30",
-            "BRIDGE_CHECKPOINT_EVERY_S": "2",
-        }
+        variables = _variables(own_rabbitmq, bounded_redis, triton, model_repository, data)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
@@ -286,15 +309,5 @@ async def watched(
             client = await enter(BridgeClient(settings))
             queue = settings.taskiq_ml_queue
             seen = Watched(own_rabbitmq, prometheus, asked, client, admin, inference_port, queue)
-            calling = asyncio.create_task(_callers(seen))
-            training_done = asyncio.create_task(_train(seen))
-            try:
-                await _send_what_nobody_understands(seen)
-                await _unload_for_a_while(seen)
-                await _end_in_other_ways(seen)
-                await training_done
+            async with _things_happen(seen):
                 yield seen
-            finally:
-                for task in (calling, training_done):
-                    task.cancel()
-                await asyncio.gather(calling, training_done, return_exceptions=True)
