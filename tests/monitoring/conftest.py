@@ -1,6 +1,6 @@
 """A real stack, watched by a real Prometheus that runs the configuration and alerts that we ship.
 
-One stack for all tests of the folder: two worker pools, Triton, a RabbitMQ with its plugin
+One stack, for test_watched.py: two worker pools, Triton, a RabbitMQ with its plugin
 rabbitmq_prometheus. What people and machines do wrong is done to it, so that no panel is empty.
 """
 
@@ -258,7 +258,7 @@ async def _things_happen(watched: Watched) -> AsyncIterator[None]:
         await asyncio.gather(*going_on, return_exceptions=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def watched(
     state,
     rabbitmq,

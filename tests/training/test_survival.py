@@ -73,7 +73,7 @@ async def undisturbed(tmp_path_factory, dataset_root, make_fake_triton):
     return (await training.go_on(Turn(), ignore))["metrics"]
 
 
-async def reached(handle, step, most_s=90):
+async def reached(handle, step, most_s=240):
     deadline = time.monotonic() + most_s
     while time.monotonic() < deadline:
         report = await handle.progress() or {}
@@ -106,6 +106,7 @@ async def break_something(fault, pool, worker, rabbitmq):
     return worker
 
 
+@pytest.mark.timeout(900)  # each fault loads torch anew
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_is_killed_it_ends_once_and_as_if_nothing_had_been(
     seed, new_pool, own_rabbitmq, undisturbed
@@ -140,8 +141,10 @@ async def test_a_training_longer_than_rabbitmq_waits_is_never_redelivered(new_po
     )
     while time.monotonic() - started < 1.3 * PATIENCE_MS / 1000:
         await asyncio.sleep(1)
-    job = await pool.client.job(handle.task_id)
-    assert job.slices >= 2
+    deadline = time.monotonic() + 180  # a busy machine takes long over a slice
+    while (slices := (await pool.client.job(handle.task_id)).slices) < 2:
+        assert time.monotonic() < deadline, slices
+        await asyncio.sleep(1)
     queue = pool.environment["TASKIQ_ML_TRAINING_QUEUE"]
     await asyncio.sleep(5)  # management counts every five seconds
     redelivered, delivered = await own_rabbitmq.redeliveries(queue)
