@@ -81,8 +81,8 @@ def _introduction(run: Mapping[str, Any]) -> str:
     text = (
         f"`{run['command']}`, in {run['took_s'] / 60:.0f} minutes, begun {run['started']}, on "
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gb']:g} GB; "
-        f"{run['repetitions']} repetitions. Shown are medians, and in brackets the smallest and "
-        "largest; ratios are taken repetition by repetition."
+        f"at most {run['repetitions']} repetitions. Shown are medians, and in brackets the "
+        "smallest and largest; ratios are taken repetition by repetition."
     )
     if run["quick"]:
         text += "\n\n**A quick run: it shows that everything works; its figures mean nothing.**"

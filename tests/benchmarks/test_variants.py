@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from bridgebench.competitors.celery import CORES
+from bridgebench.competitors.celery import PROCESSES
 from bridgebench.scenarios import SCENARIOS, USUAL
 from bridgebench.scenarios.variants import made
 from bridgebench.workers.environment import Servers
@@ -35,7 +35,7 @@ def test_each_is_there_once_and_first_as_in_the_drain(groups):
 
 def test_celery_gets_its_pool(groups):
     commands = {each.key: each.worker().command for each in groups["Celery"]}
-    assert f"--pool prefork --concurrency {CORES} " in commands["celery"]
+    assert f"--pool prefork --concurrency {PROCESSES} " in commands["celery"]
     assert "--pool threads --concurrency 16 " in commands["celery_threads_16"]
     found = " ".join(commands.values())
     assert all(f"--pool prefork --concurrency {size} " in found for size in (2, 4, 8))
@@ -43,6 +43,6 @@ def test_celery_gets_its_pool(groups):
 
 def test_the_loop_gets_its_batches_and_prefetch(groups):
     variables = [each.worker().variables for each in groups["hand-written loop, JSON"]]
-    assert variables[0] == {"BENCH_OUT": "2", "BENCH_PREFETCH": "256"}
+    assert variables[0] == {"BENCH_OUT": "1", "BENCH_PREFETCH": "1024"}
     pairs = {(each["BENCH_OUT"], each["BENCH_PREFETCH"]) for each in variables}
     assert pairs == {(out, held) for out in ("1", "2", "4") for held in ("256", "1024")}

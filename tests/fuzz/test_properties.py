@@ -13,7 +13,8 @@ from taskiq import TaskiqMessage, TaskiqResult
 
 from bridge import errors
 from bridge.errors import error_text
-from bridge.forms import parse_tensor
+from bridge.forms import lists, parse_tensor
+from bridge.forms.lists import from_lists
 from bridge.inference.inputs import read_inputs
 from bridge.messages import (
     CONTENT_TYPE,
@@ -84,6 +85,40 @@ def test_whoever_is_let_in_gets_a_result(fields, binary):
         read = decode_result(encode_result(result))
         assert read.is_err or error is None
         assert len(str(read.error)) < 11_000
+
+
+NUMBERS = st.one_of(
+    st.floats(),
+    st.floats(allow_nan=False),
+    st.integers(-9, 9),
+    st.booleans(),
+    st.sampled_from(["x", None]),
+)
+ROWS = st.lists(
+    st.lists(st.floats(), min_size=2, max_size=2) | st.lists(NUMBERS, max_size=3), max_size=4
+)
+
+
+@given(
+    st.lists(st.floats(), max_size=3) | ROWS | st.lists(ROWS, max_size=3),
+    st.sampled_from(["FP32", "FP64", "INT32"]),
+)
+@example([[1e39, 0.1], [-0.0, 1.0]], "FP32")  # beyond it is infinity
+@example([[[1.0, 2.0], [3.0]], [[4.0], [5.0, 6.0]]], "FP32")  # as many as if it were none
+@example([[1.0, 2.0], {3.0: 1, 4.0: 1}], "FP32")
+def test_the_short_way_of_fractions_is_that_of_all(value, datatype):
+    spec = TensorSpec("x", datatype, (-1,))
+
+    def read():
+        try:
+            return from_lists(value, spec)
+        except errors.InvalidInputError as error:
+            return type(error), str(error)
+
+    short = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "_packed", lambda *_: None)
+        assert read() == short
 
 
 @given(st.binary(max_size=40) | VALUES.map(lambda it: written(it, binary=True)))

@@ -13,7 +13,7 @@ from bridgebench.scenarios.run import Run
 NAME = "drain"
 TITLE = "Draining preloaded one-row tasks"
 _TARGET_S = 3.0
-_LEAST, _MOST = 1_000, 20_000
+_LEAST, _MOST = 1_000, 40_000
 _PROBE, _QUICK = 600, 200
 _CHECKED = 20
 _PARTS = ("worker", "Triton", "RabbitMQ", "Redis")

@@ -1,8 +1,8 @@
 """A loop written by hand for this one task and model: about what the libraries below allow.
 
-aio-pika under uvloop, batches of up to 64 rows, some of them out, results in one Redis round trip
-for each batch, acknowledgements of a whole batch in one frame. No checks, no error handling, no
-reconnection, no deadlines, no second model: all that makes a service is missing on purpose.
+aio-pika under uvloop, batches of up to 64 rows, one after the other, results in one Redis round
+trip for each batch, acknowledgements of a whole batch in one frame. No checks, no error handling,
+no reconnection, no deadlines, no second model: all that makes a service is missing on purpose.
 
 `python -m bridgebench.workers.ceiling` serves JSON and msgpack alike.
 """
@@ -26,7 +26,7 @@ from bridgebench.workers.environment import RESULT_TTL_S, Servers, read_servers
 
 QUEUE = "bench_ceiling"
 READY = "consuming"
-OUT, PREFETCH = 2, 256
+OUT, PREFETCH = 1, 1024
 """Batches out at a time, and messages held at most, in the drain; `variants` measures others."""
 _BATCH = 64
 
