@@ -37,6 +37,11 @@ class Acknowledger:
         self._done: set[int] = set()
         self._flushing: asyncio.Task[None] | None = None
 
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that came and are not acknowledged yet."""
+        return len(self._delivered)
+
     def delivered(self, tag: int) -> None:
         """A delivery has come."""
         self._delivered[tag] = None

@@ -32,12 +32,13 @@ _SMALLER_LOOKS = 20  # for how many looks a much smaller prefetch must be enough
 class Consumer:
     """Consumes one queue on whatever connection `channel` has at the time."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a consumer is told
         self,
         channel: AbstractRobustChannel,
         queue: Queue,
         *,
         prefetch: Callable[[], int],
+        room: Callable[[], int],
         declare: Callable[[], Awaitable[None]],
         receive: Callable[[DeliveredMessage], Awaitable[Any]],
     ) -> None:
@@ -47,12 +48,14 @@ class Consumer:
             channel: a robust one.
             queue: what to consume.
             prefetch: how many messages may be in hand; 0: pause. Asked ten times a second.
+            room: how many may come beside those in hand, as a change of prefetch has them come.
             declare: makes the queue where it is gone.
             receive: deals with one delivery.
         """
         self._robust = channel
         self._queue = queue
         self._prefetch = prefetch
+        self._room = room
         self._declare = declare
         self._receive = receive
         self._channel: Any = None
@@ -122,9 +125,14 @@ class Consumer:
             await channel.basic_cancel(old, timeout=_REPLY_S)
 
     def _worth_changing(self, wanted: int) -> bool:
-        """More is wanted at once, less when it lasts; a little more or less is not worth it."""
+        """More is wanted at once, less when it lasts; a little more or less is not worth it.
+
+        A new consumer takes as many again, whatever is in hand: where nothing ends, as Redis takes
+        no results, change after change would bring the whole queue here.
+        """
         self._smaller = self._smaller + 1 if wanted * 2 <= self._now else 0
-        return wanted >= self._now * 2 or self._smaller >= _SMALLER_LOOKS
+        changed = wanted >= self._now * 2 or self._smaller >= _SMALLER_LOOKS
+        return changed and wanted <= self._room()
 
     async def _begin(self, channel: Any, prefetch: int) -> None:
         await channel.basic_qos(prefetch_count=prefetch, timeout=_REPLY_S)

@@ -192,6 +192,7 @@ class RabbitMQBroker(AioPikaBroker):
             self.read_channel,
             self._task_queues[0],
             prefetch=self._wanted,
+            room=self._room,
             declare=self._declare,
             receive=self._receive,
         )
@@ -240,6 +241,11 @@ class RabbitMQBroker(AioPikaBroker):
         if self._acknowledger is not None:
             self._acknowledger.together = max(1, self._prefetch // 4)
         return self._prefetch
+
+    def _room(self) -> int:
+        """How many messages may come beside those in hand: a full prefetch beside a full one."""
+        in_hand = 0 if self._acknowledger is None else self._acknowledger.in_hand
+        return 2 * self._qos - in_hand
 
     async def _receive(self, message: DeliveredMessage) -> None:
         """Deal with one delivery; runs as a task of its own."""

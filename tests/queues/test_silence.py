@@ -36,7 +36,12 @@ async def new_consumer(connection):
         async def nothing(*_):
             pass
 
-        asked = {"prefetch": lambda: 10, "declare": nothing, "receive": nothing}
+        asked = {
+            "prefetch": lambda: 10,
+            "room": lambda: 10,
+            "declare": nothing,
+            "receive": nothing,
+        }
         channel = await connection.channel()
         consumer = Consumer(channel, Queue(name="q"), **asked | changed)
         task = asyncio.create_task(consumer.run())

@@ -68,6 +68,7 @@ async def test_a_consumer_takes_what_is_wanted_and_pauses(channel):
         channel,
         Queue(name="wanted", routing_key="wanted"),
         prefetch=lambda: wanted,
+        room=lambda: 200 - len(in_hand),
         declare=nothing,
         receive=receive,
     )
@@ -129,6 +130,7 @@ async def test_a_consumer_outlives_a_connection_that_closes_without_a_reason(cha
         channel,
         Queue(name="outlived", routing_key="outlived"),
         prefetch=lambda: 4,
+        room=lambda: 4,
         declare=declare,
         receive=receive,
     )
@@ -137,6 +139,47 @@ async def test_a_consumer_outlives_a_connection_that_closes_without_a_reason(cha
         while not consumer.consuming:
             await asyncio.sleep(0.05)
             assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await consumer.cancel()
+    await queue.delete(if_unused=False, if_empty=False)
+
+
+async def test_changes_of_prefetch_bring_no_more_than_there_is_room_for(channel):
+    queue = await channel.declare_queue(
+        "crowded", durable=True, arguments={"x-queue-type": "quorum"}
+    )
+    for number in range(100):
+        await channel.default_exchange.publish(
+            aio_pika.Message(str(number).encode(), delivery_mode=2), "crowded"
+        )
+    wanted, in_hand = 4, []
+
+    async def receive(message):  # and nothing ends, as while Redis takes no results
+        in_hand.append(message)
+
+    async def nothing():
+        pass
+
+    consumer = Consumer(
+        channel,
+        Queue(name="crowded", routing_key="crowded"),
+        prefetch=lambda: wanted,
+        room=lambda: 32 - len(in_hand),
+        declare=nothing,
+        receive=receive,
+    )
+    running = asyncio.create_task(consumer.run())
+    for now, came in ((4, 4), (16, 20), (4, 24), (16, 24), (8, 32), (16, 32), (4, 32)):
+        wanted = now
+        await asyncio.sleep(3.0)  # less is wanted for two seconds before it counts
+        assert len(in_hand) == came
+    while in_hand:
+        message = in_hand.pop()
+        await message.channel.basic_ack(message.delivery_tag)
+    async with asyncio.timeout(20):
+        while not in_hand:
+            await asyncio.sleep(0.05)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await consumer.cancel()
