@@ -5,8 +5,7 @@
 #   docker build --target triton-cpu -t taskiq-triton-bridge/triton-cpu .  Triton without a GPU
 #   docker build --target dashboard  -t taskiq-triton-bridge/dashboard .   the Taskiq Dashboard
 #
-# What is installed is what constraints.txt names. `python -P scripts/try_dockerfile` runs these steps
-# without an engine.
+# What is installed is what constraints.txt names. `make images` builds them, and tries what comes of it.
 
 FROM python:3.11-slim-bookworm AS python
 # One user, the same in all images, as they share folders. A new volume takes the owner of the

@@ -71,9 +71,9 @@ $(GPU_INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 chaos: $(INSTALLED)  ## Break everything under load; no task may be lost; ARGS="--seed 7"
 	$(BIN)/python -P chaos/run.py $(ARGS)
 
-# By hand, in Debian roots, where there is no engine; as root. TARGETS="inference" for a part.
-images: $(INSTALLED)  ## Run each step of the Dockerfile, and what comes of it, without an engine
-	$(BIN)/python -P scripts/try_dockerfile $(TARGETS)
+# Some minutes. Publishes no port; what it started is gone at the end, the images stay.
+images:  ## Build the images, start the compose file with them, use and break it; needs Docker, or root
+	scripts/try_images/run
 
 check: $(INSTALLED)  ## What a change must pass: format, lint, types, walls
 	$(BIN)/ruff format --check .

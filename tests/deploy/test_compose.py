@@ -292,3 +292,23 @@ def test_rabbitmq_keeps_dead_letters_that_are_looked_at(root):
 def test_rabbitmq_has_its_management_page_and_metrics(root):
     plugins = (root / "deploy" / "rabbitmq" / "enabled_plugins").read_text()
     assert plugins.strip() == "[rabbitmq_management,rabbitmq_prometheus]."
+
+
+def test_there_is_a_stand_in_for_each_official_image(compose, root):
+    """`make images` tries all that is named but NVIDIA's, which only a GPU could try."""
+    text = (root / "scripts" / "try_images" / "stand-ins" / "build").read_text()
+    stood_in = set(re.findall(r"^  [a-z]+=(\S+)$", text, re.MULTILINE))
+    named = {service["image"] for service in compose["services"].values()}
+    named |= set(re.findall(r"^FROM (\S+:\S+)", (root / "Dockerfile").read_text(), re.MULTILINE))
+    theirs = {
+        image for image in named if not image.startswith(("taskiq-triton-bridge/", "nvcr.io/"))
+    }
+    assert stood_in == theirs
+
+
+@pytest.mark.parametrize("name", ["run", "engine", "trial", "stand-ins/build"])
+def test_the_scripts_that_try_it_can_be_read(root, name):
+    script = root / "scripts" / "try_images" / name
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert script.stat().st_mode & 0o111

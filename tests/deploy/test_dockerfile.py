@@ -1,12 +1,10 @@
-"""The Dockerfile, as far as it can be judged without an engine; scripts/try_dockerfile runs it."""
+"""The Dockerfile, as far as it can be judged without an engine; `make images` has one."""
 
-import importlib
 import json
 import platform
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tomllib
 from pathlib import Path
@@ -109,18 +107,3 @@ def test_what_is_copied_is_there_and_let_through(stages, root):
     assert {Path(name).parts[0] for name in copied} == let_through
     for name in copied:
         assert (root / name).exists()
-
-
-@pytest.mark.parametrize("target", ["python", "inferense"])
-def test_a_target_that_would_not_be_run_is_refused(root, target):
-    command = [sys.executable, "-P", "scripts/try_dockerfile", "inference", target]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"no image is called {target}; there are triton-cpu" in done.stderr
-
-
-def test_an_exit_code_tells_whether_a_container_ended_in_order(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "scripts" / "try_dockerfile"))
-    container = importlib.import_module("container")
-    assert container.good_codes("SIGTERM") == {0}
-    assert container.good_codes("SIGINT") == {0, 130}
