@@ -1,6 +1,7 @@
 """How much a worker has in hand follows what its models can use."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import aio_pika
 import pytest
@@ -47,32 +48,45 @@ async def channel(settings):
         yield await connection.channel()
 
 
+@asynccontextmanager
+async def consuming(channel, name, messages=0, **asked):
+    """A consumer of a queue of its own, in which so many messages lie."""
+    queue = await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
+    for number in range(messages):
+        message = aio_pika.Message(str(number).encode(), delivery_mode=2)
+        await channel.default_exchange.publish(message, name)
+
+    async def nothing(*_):
+        pass
+
+    usual = {"room": lambda: 1000, "declare": nothing, "receive": nothing}
+    consumer = Consumer(channel, Queue(name=name, routing_key=name), **usual | asked)
+    running = asyncio.create_task(consumer.run())
+    yield consumer, running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await consumer.cancel()
+    await queue.delete(if_unused=False, if_empty=False)
+
+
+async def acknowledge(messages):
+    while messages:
+        message = messages.pop()
+        await message.channel.basic_ack(message.delivery_tag)
+
+
+async def until(true):
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.05)
+
+
 async def test_a_consumer_takes_what_is_wanted_and_pauses(channel):
-    queue = await channel.declare_queue(
-        "wanted", durable=True, arguments={"x-queue-type": "quorum"}
-    )
-    for number in range(100):
-        await channel.default_exchange.publish(
-            aio_pika.Message(str(number).encode(), delivery_mode=2), "wanted"
-        )
     wanted, in_hand, seen = 4, [], []
 
     async def receive(message):
         in_hand.append(message)
         seen.append(int(message.body))
-
-    async def nothing():
-        pass
-
-    consumer = Consumer(
-        channel,
-        Queue(name="wanted", routing_key="wanted"),
-        prefetch=lambda: wanted,
-        room=lambda: 200 - len(in_hand),
-        declare=nothing,
-        receive=receive,
-    )
-    running = asyncio.create_task(consumer.run())
 
     async def settled():
         """What is in hand, once nothing more comes."""
@@ -82,39 +96,25 @@ async def test_a_consumer_takes_what_is_wanted_and_pauses(channel):
             await asyncio.sleep(0.5)
         return before
 
-    async def done():
-        while in_hand:
-            message = in_hand.pop()
-            await message.channel.basic_ack(message.delivery_tag)
-
-    assert await settled() == 4
-    wanted = 16
-    assert await settled() == 4 + 16  # of two consumers, for as long as the first's are in hand
-    await done()
-    assert await settled() == 16
-    wanted = 0
-    async with asyncio.timeout(20):
-        while consumer.consuming:
-            await asyncio.sleep(0.05)
-    await done()
-    await asyncio.sleep(1.0)
-    assert not in_hand
-    wanted = 100
-    async with asyncio.timeout(20):
-        while len(seen) < 100:
-            await asyncio.sleep(0.05)
-    assert sorted(seen) == list(range(100))
-    await done()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await consumer.cancel()
-    await queue.delete(if_unused=False, if_empty=False)
+    asked = {"prefetch": lambda: wanted, "receive": receive}
+    async with consuming(channel, "wanted", 100, **asked) as (consumer, _):
+        assert await settled() == 4
+        wanted = 16
+        assert await settled() == 4 + 16  # of two consumers, for as long as the first's are in hand
+        await acknowledge(in_hand)
+        assert await settled() == 16
+        wanted = 0
+        await until(lambda: not consumer.consuming)
+        await acknowledge(in_hand)
+        await asyncio.sleep(1.0)
+        assert not in_hand
+        wanted = 100
+        await until(lambda: len(seen) == 100)
+        assert sorted(seen) == list(range(100))
+        await acknowledge(in_hand)
 
 
 async def test_a_consumer_outlives_a_connection_that_closes_without_a_reason(channel):
-    queue = await channel.declare_queue(
-        "outlived", durable=True, arguments={"x-queue-type": "quorum"}
-    )
     declared = 0
 
     async def declare():
@@ -123,64 +123,23 @@ async def test_a_consumer_outlives_a_connection_that_closes_without_a_reason(cha
         if declared == 1:  # what aiormq tells those who wait while it closes a connection
             raise Exception  # noqa: TRY002 - the very class
 
-    async def receive(message):
-        pass
-
-    consumer = Consumer(
-        channel,
-        Queue(name="outlived", routing_key="outlived"),
-        prefetch=lambda: 4,
-        room=lambda: 4,
-        declare=declare,
-        receive=receive,
-    )
-    running = asyncio.create_task(consumer.run())
-    async with asyncio.timeout(60):
-        while not consumer.consuming:
-            await asyncio.sleep(0.05)
-            assert not running.done()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await consumer.cancel()
-    await queue.delete(if_unused=False, if_empty=False)
+    asked = {"prefetch": lambda: 4, "declare": declare}
+    async with consuming(channel, "outlived", **asked) as (consumer, running):
+        await until(lambda: consumer.consuming or running.done())
+        assert not running.done()
 
 
 async def test_changes_of_prefetch_bring_no_more_than_there_is_room_for(channel):
-    queue = await channel.declare_queue(
-        "crowded", durable=True, arguments={"x-queue-type": "quorum"}
-    )
-    for number in range(100):
-        await channel.default_exchange.publish(
-            aio_pika.Message(str(number).encode(), delivery_mode=2), "crowded"
-        )
     wanted, in_hand = 4, []
 
     async def receive(message):  # and nothing ends, as while Redis takes no results
         in_hand.append(message)
 
-    async def nothing():
-        pass
-
-    consumer = Consumer(
-        channel,
-        Queue(name="crowded", routing_key="crowded"),
-        prefetch=lambda: wanted,
-        room=lambda: 32 - len(in_hand),
-        declare=nothing,
-        receive=receive,
-    )
-    running = asyncio.create_task(consumer.run())
-    for now, came in ((4, 4), (16, 20), (4, 24), (16, 24), (8, 32), (16, 32), (4, 32)):
-        wanted = now
-        await asyncio.sleep(3.0)  # less is wanted for two seconds before it counts
-        assert len(in_hand) == came
-    while in_hand:
-        message = in_hand.pop()
-        await message.channel.basic_ack(message.delivery_tag)
-    async with asyncio.timeout(20):
-        while not in_hand:
-            await asyncio.sleep(0.05)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await consumer.cancel()
-    await queue.delete(if_unused=False, if_empty=False)
+    asked = {"prefetch": lambda: wanted, "room": lambda: 32 - len(in_hand), "receive": receive}
+    async with consuming(channel, "crowded", 100, **asked):
+        for now, came in ((4, 4), (16, 20), (4, 24), (16, 24), (8, 32), (16, 32), (4, 32)):
+            wanted = now
+            await asyncio.sleep(3.0)  # less is wanted for two seconds before it counts
+            assert len(in_hand) == came
+        await acknowledge(in_hand)
+        await until(lambda: in_hand)
