@@ -18,6 +18,7 @@ from bridge.embedded.rabbitmq import RabbitMQServer
 from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
+from bridge.embedded.supervision import all_or_nothing
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.workers import WorkerPool
 from bridge.settings import Settings
@@ -166,7 +167,7 @@ async def open_ground() -> AsyncIterator[Ground]:
         )
         servers: list[Server] = [ground.rabbitmq, ground.redis, ground.triton]
         try:
-            await asyncio.gather(*(server.start() for server in servers))
+            await all_or_nothing(server.start() for server in servers)
             yield ground
         finally:  # nothing of theirs is kept: no need to ask them to end in order
             await asyncio.gather(*(server.kill() for server in servers))

@@ -114,9 +114,16 @@ class Supervision:
 
 
 async def all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
-    """Run side by side; the first failure cancels the others and is raised as it is."""
+    """Run side by side; the first failure cancels the others and is raised as it is.
+
+    Unlike `asyncio.gather`, it returns when none runs any more, also when it is cancelled itself.
+    """
     tasks = [asyncio.ensure_future(job) for job in jobs]
+    if not tasks:
+        return
     try:
-        await asyncio.gather(*tasks)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
     finally:
         await cancel_once(*tasks)

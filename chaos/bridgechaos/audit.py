@@ -16,6 +16,7 @@ import aiormq
 from aiormq.exceptions import AMQPError
 from redis.exceptions import RedisError
 
+from bridge.embedded.supervision import all_or_nothing
 from bridge.errors import BridgeError
 from bridge.messages import Formatter
 from bridgechaos.answers import read_record
@@ -142,10 +143,10 @@ async def _waiting(stack: Stack, names: Sequence[str]) -> Counter[str]:
         pools = [stack.parts[name] for name in stack.pools]
         for pool in pools:
             await locks.enter_async_context(pool.lock)
-        await asyncio.gather(*(pool.server.kill() for pool in pools))
+        await all_or_nothing(pool.server.kill() for pool in pools)
         await asyncio.sleep(_RETURNED_S)
         found = await _taken(stack, names)
-        await asyncio.gather(*(pool.revive() for pool in pools))
+        await all_or_nothing(pool.revive() for pool in pools)
     return found
 
 

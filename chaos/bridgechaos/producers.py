@@ -9,6 +9,7 @@ import random
 import time
 
 from bridge.client import BridgeClient, TaskHandle
+from bridge.embedded.supervision import all_or_nothing
 from bridge.errors import BridgeError
 from bridgechaos.answers import read_answer, read_error
 from bridgechaos.book import Book, model_and_rows
@@ -102,9 +103,11 @@ class Load:
         self._next = time.monotonic()
         producers = [*((f"client-{i}", it) for i, it in enumerate(clients, 1))]
         stock = [*((f"stock-{i}", it) for i, it in enumerate(mailers, 1))]
-        await asyncio.gather(
-            *(self._client(name, it, lane) for name, it in producers for lane in range(lanes)),
-            *(self._stock(name, it, lane) for name, it in stock for lane in range(lanes)),
+        await all_or_nothing(
+            [
+                *(self._client(name, it, lane) for name, it in producers for lane in range(lanes)),
+                *(self._stock(name, it, lane) for name, it in stock for lane in range(lanes)),
+            ]
         )
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from redis.exceptions import RedisError
 
 from bridge.client import BridgeClient
+from bridge.embedded.supervision import all_or_nothing
 from bridge.settings import Settings
 from bridgechaos import audit
 from bridgechaos.book import Book
@@ -76,10 +77,12 @@ class _Run:
             )
             scene = Scene(stack, probes.poison)
             trainers = self._trainers(load)
-            await asyncio.gather(
-                load.run(clients, mailers, _LANES),
-                self._break(scene, probes, load),
-                *(self._train(it, clients, mailers) for it in trainers),
+            await all_or_nothing(
+                [
+                    load.run(clients, mailers, _LANES),
+                    self._break(scene, probes, load),
+                    *(self._train(it, clients, mailers) for it in trainers),
+                ]
             )
             await self._heal()
             freed = await self._settle()
@@ -121,7 +124,7 @@ class _Run:
         within_s = options.load_s * _FAULTS_WITHIN
         plan = draw(options.seed, found, options.faults, within_s, options.longest_s)
         begun = time.monotonic()
-        await asyncio.gather(*(self._hit(scene, probes, fault, begun) for fault in plan))
+        await all_or_nothing(self._hit(scene, probes, fault, begun) for fault in plan)
 
     async def _hit(self, scene: Scene, probes: Probes, fault: Fault, begun: float) -> None:
         await asyncio.sleep(max(0.0, begun + fault.at_s - time.monotonic()))
@@ -175,7 +178,7 @@ class _Run:
         )
         if missing:
             self._say(f"  {len(missing)} have not ended; restarting the workers")
-            await asyncio.gather(*(self._stack.parts[name].restart() for name in self._stack.pools))
+            await all_or_nothing(self._stack.parts[name].restart() for name in self._stack.pools)
             await audit.settled(self._stack, entries, options.settle_s, self._say)
         return missing
 

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from bridge.crashes import repair
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
+from bridge.embedded.supervision import all_or_nothing
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.workers import WorkerKind
 from bridge.errors import InferenceFailedError, RuntimeStartError, TritonError
@@ -278,8 +279,8 @@ async def open_stack(
                 own = await stack.open_links(name, exits)
                 stack.add_pool(name, "training", own, **stack.school.variables, **more)
         try:
-            await asyncio.gather(*(server.start() for server in stack.servers[:3]))
-            await asyncio.gather(*(server.start() for server in stack.servers[3:]))
+            await all_or_nothing(server.start() for server in stack.servers[:3])
+            await all_or_nothing(server.start() for server in stack.servers[3:])
             await asyncio.sleep(_DECLARED_S)
             async with _looked_after(stack):
                 yield stack, settings

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from bridge.client import BridgeClient, TaskHandle
+from bridge.embedded.supervision import all_or_nothing
 from bridge.errors import BridgeError
 from bridgechaos.book import Book
 from bridgechaos.entries import Entry, Want
@@ -79,11 +80,9 @@ class Trainers:
             dice.shuffle(deck)
             kinds += deck
         every_s = within_s * _WITHIN / max(count, 1)
-        await asyncio.gather(
-            *(
-                self._one(kind, number, number * every_s, dice.random(), clients, mailers)
-                for number, kind in enumerate(kinds[:count])
-            )
+        await all_or_nothing(
+            self._one(kind, number, number * every_s, dice.random(), clients, mailers)
+            for number, kind in enumerate(kinds[:count])
         )
 
     async def _one(  # noqa: PLR0913, PLR0917 - what it is, when, and by whom

@@ -9,6 +9,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from bridge.embedded.server import Server
+from bridge.embedded.supervision import all_or_nothing
 from bridge.queues import build_broker
 from bridgebench.ground import Ground, open_ground
 from bridgebench.posting import Post
@@ -54,7 +55,7 @@ class Run:
         """Workers that run during the block; killed at its end, as they have nothing left."""
         await self.declare_ours()
         try:
-            await asyncio.gather(*(server.start() for server in servers))
+            await all_or_nothing(server.start() for server in servers)
             yield
         finally:
             await asyncio.gather(*(server.kill() for server in servers))
