@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from bridge.embedded import ports
 from bridge.embedded.ports import free_ports
 from bridge.embedded.process import Process, clean_environment
 from bridge.embedded.state import StateFolder
@@ -128,3 +129,29 @@ def test_free_ports_differ_and_are_free(port_is_free: Callable[[int], bool]) -> 
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert all(port_is_free(port) for port in ports)
+
+
+async def test_two_processes_are_not_given_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither listens yet: RabbitMQ, for one, takes seconds until it does."""
+    program = "from bridge.embedded.ports import free_ports; print(*free_ports(20)); input()"
+    other = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", program),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    theirs = [int(word) for word in (await other.stdout.readline()).split()]
+    draws = iter(theirs)
+    monkeypatch.setattr(ports.random, "randrange", lambda least, most: next(draws, least))
+    assert not {*free_ports(1)} & {*theirs}
+    assert next(draws, None) is None  # each was drawn here too
+    await other.communicate(b"\n")
+    draws = iter(theirs)
+    assert free_ports(20) == theirs  # theirs ended with them
+
+
+def test_ports_that_were_given_long_ago_cost_nothing() -> None:
+    before = psutil.Process().num_fds()
+    for _ in range(20):
+        free_ports(20)
+    assert psutil.Process().num_fds() <= before + 128
