@@ -61,13 +61,13 @@ class BridgeClient:
             for kind in ("inference", "training"):
                 broker = self._brokers[kind] = build_broker(self._settings, kind)
                 await broker.startup()
+            await self._replies.start()
         except RedisError as error:
             await self.close()
             raise redis_trouble(error, self._settings.redis_shown) from None
         except BaseException:
             await self.close()
             raise
-        await self._replies.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,7 +76,8 @@ class BridgeClient:
     async def close(self) -> None:
         """Close every connection; tasks that were submitted go on."""
         await self._replies.close()
-        for broker in self._brokers.values():
+        while self._brokers:
+            _, broker = self._brokers.popitem()
             with contextlib.suppress(OSError, RuntimeError):  # an OSError: TimeoutError
                 async with asyncio.timeout(_CLOSE_S):
                     await broker.shutdown()

@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractRobustChan
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
-from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError, NoStartupError
+from taskiq_aio_pika.exceptions import BaseAioPikaBrokerError
 from taskiq_aio_pika.exchange import Exchange
 from taskiq_aio_pika.queue import Queue, QueueType
 
@@ -152,7 +152,7 @@ class RabbitMQBroker(AioPikaBroker):
         """What to publish on. A closed channel is opened again: aio-pika tries that once only."""
         connection, channel = self.write_conn, self.write_channel
         if connection is None or channel is None:
-            raise NoStartupError("start the broker before publishing")
+            raise QueueError("not connected to RabbitMQ: not started yet, or shut down")
         now = time.monotonic()
         if (
             channel.is_closed
@@ -328,7 +328,9 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await super().shutdown()
         finally:
-            for connection in (self.write_conn, self.read_conn):
+            connections = (self.write_conn, self.read_conn)
+            self.write_conn = self.write_channel = None  # or who sends would wait for its return
+            for connection in connections:
                 if connection is not None:
                     await connection.close()  # of what is closed, nothing; else two seconds
 

@@ -1,0 +1,58 @@
+"""A client that is opened, used and closed at the wrong time."""
+
+import asyncio
+
+import pytest
+
+from bridge.client import BridgeClient
+from bridge.client.replies import Replies
+from bridge.errors import QueueError
+from bridge.settings import Settings
+
+INPUTS = {"x": [[1]]}
+
+
+@pytest.fixture
+def settings(peer, redis_server):
+    return Settings(rabbitmq_host="127.0.0.1", rabbitmq_port=peer.port, redis_url=redis_server.url)
+
+
+async def until_gone(peer):
+    async with asyncio.timeout(20):
+        while peer.lines:
+            await asyncio.sleep(0.02)
+
+
+async def test_who_gives_up_opening_leaves_nothing_behind(peer, settings, monkeypatch):
+    begun = asyncio.Event()
+
+    async def never(self):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Replies, "start", never)
+    opening = asyncio.create_task(BridgeClient(settings).__aenter__())
+    async with asyncio.timeout(20):
+        await begun.wait()
+    assert peer.lines
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    await until_gone(peer)
+
+
+async def test_a_closed_client_says_so_at_once(peer, settings):
+    async with BridgeClient(settings) as client:
+        peer.confirms = False
+        sending = asyncio.create_task(client.submit("double", INPUTS))
+        async with asyncio.timeout(20):
+            while not peer.asked["Basic.Publish"]:
+                await asyncio.sleep(0.02)
+    async with asyncio.timeout(10):  # otherwise it tries for half a minute
+        with pytest.raises(QueueError, match="shut down"):
+            await sending
+        with pytest.raises(QueueError, match="async with BridgeClient"):
+            await client.submit("double", INPUTS)
+    async with client:
+        peer.confirms = True
+        await client.submit("double", INPUTS)
