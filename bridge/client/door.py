@@ -53,8 +53,10 @@ class BridgeClient:
         self._replies = Replies(self._redis)
         self._payloads: Payloads | None = None
         self._trainings = Trainings(self._redis, self._settings)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         try:
             self._payloads = open_payloads(self._settings)
             await self._redis.ping()
@@ -84,6 +86,7 @@ class BridgeClient:
         if self._payloads is not None:
             await self._payloads.close()
         await self._redis.aclose()
+        self._loop = None
 
     async def infer(
         self,
@@ -164,6 +167,7 @@ class BridgeClient:
         version: str | None,
         deadline: Mapping[str, float],
     ) -> InferenceHandle:
+        self._check_loop()
         entries = await send_inputs(inputs, self._payloads)
         try:
             args = (model_id, entries, version)
@@ -233,6 +237,7 @@ class BridgeClient:
         Raises:
             QueueError: the queue did not take it.
         """
+        self._check_loop()
         task_id = uuid.uuid4().hex
         if idempotency_key is not None:
             task_id = uuid.uuid5(_KEYS, idempotency_key).hex
@@ -293,6 +298,7 @@ class BridgeClient:
             task_id: of the task.
             waiter: where its result will be pushed, if this client submitted it.
         """
+        self._check_loop()
         return await self._replies.wait(task_id, waiter)
 
     def trouble(self) -> QueueError | None:
@@ -310,6 +316,7 @@ class BridgeClient:
             InvalidNameError: not a task's id.
             TooLateError: its model is being published.
         """
+        self._check_loop()
         keep_s = self._settings.bridge_result_ttl_s
         with using_redis(self._settings.redis_shown):
             return await cancel(self._redis, check_task_id(task_id), keep_s, now=now)
@@ -320,7 +327,16 @@ class BridgeClient:
             progress = await self._broker("training").result_backend.get_progress(task_id)
         return progress.meta if progress else None
 
+    def _check_loop(self) -> None:
+        """What is of another loop waits there for ever, and what is told to it is lost."""
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise QueueError(
+                "the client was opened in another event loop, or before a fork: open one in each, "
+                "or send this call to that loop by `asyncio.run_coroutine_threadsafe`"
+            )
+
     def _broker(self, kind: Kind) -> Broker:
+        self._check_loop()
         try:
             return self._brokers[kind]
         except KeyError:

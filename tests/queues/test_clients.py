@@ -1,4 +1,4 @@
-"""A client that is opened, used and closed at the wrong time."""
+"""A client that is opened, used and closed at the wrong time, or from the wrong place."""
 
 import asyncio
 
@@ -55,4 +55,21 @@ async def test_a_closed_client_says_so_at_once(peer, settings):
             await client.submit("double", INPUTS)
     async with client:
         peer.confirms = True
+        await client.submit("double", INPUTS)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.infer("double", INPUTS, timeout_s=5),
+        lambda client: client.train("iris", {"architecture": "mlp"}),
+        lambda client: client.handle("t").result(5),
+        lambda client: client.cancel("t"),
+    ],
+    ids=["infer", "train", "result", "cancel"],
+)
+async def test_another_event_loop_is_told_to_open_a_client_of_its_own(settings, call):
+    async with BridgeClient(settings) as client:
+        with pytest.raises(QueueError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(call(client)))
         await client.submit("double", INPUTS)
