@@ -52,6 +52,12 @@ def test_msgpack_carries_bytes_and_names_itself(args):
     assert Formatter().loads(fields).labels == {CONTENT_TYPE: MSGPACK}
 
 
+def test_a_json_message_that_says_it_is_msgpack_is_answered_in_json():
+    stock = ProxyFormatter(InMemoryBroker())
+    read = Formatter().loads(stock.dumps(message([1], {CONTENT_TYPE: MSGPACK, "a": "1"})).message)
+    assert read.labels == {"a": "1"}
+
+
 def test_nan_in_json_is_read_as_python_writes_it():
     body = json.dumps(message([float("nan")], {}).model_dump(), allow_nan=True).encode()
     assert b"NaN" in body

@@ -117,6 +117,8 @@ class Formatter(TaskiqFormatter):
         parsed = _task_message(fields)
         if not is_json(message):
             parsed.labels[CONTENT_TYPE] = MSGPACK
+        elif is_binary(parsed.labels):  # whoever wrote JSON reads it
+            del parsed.labels[CONTENT_TYPE]
         return parsed
 
 
