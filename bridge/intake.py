@@ -340,7 +340,9 @@ class Intake:
         for middleware in reversed(self._broker.middlewares):
             try:
                 await maybe_awaitable(getattr(middleware, hook)(*arguments))
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if told_to_stop(error):
+                    raise
                 logger.exception("%s of %s failed", hook, type(middleware).__name__)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from taskiq import AckableMessage, TaskiqMessage
 
+from bridge.errors import TaskFailedError
 from bridge.log_lines import TASK_ID
 from bridge.messages import Formatter
 
@@ -52,7 +53,14 @@ class WatchingFormatter(Formatter):
 
 
 def _over(body: _HandedOn, message: TaskiqMessage, running: "asyncio.Task[None]") -> None:
-    error = None if running.cancelled() else running.exception()
+    if not running.cancelled():
+        error = running.exception()
+    elif running.cancelling():  # the worker stops
+        return
+    else:
+        error = TaskFailedError(
+            "CancelledError: raised by a middleware, though nobody asked for it"
+        )
     if isinstance(error, Exception):
         body.fail(message, error, body.ack_once)
 

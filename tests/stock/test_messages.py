@@ -1,5 +1,7 @@
 """What becomes of a message: what stock taskiq loses, and our broker brings to an end."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from taskiq import TaskiqMessage, TaskiqMiddleware
@@ -38,11 +40,14 @@ async def test_what_cannot_be_run(kind, rig):
     assert await rig.counts() == ((0, 0) if kind == "stock" else (0, 2))
 
 
-def broken(hook):
+OWN_ERROR = RuntimeError("a middleware's own error")
+
+
+def broken(hook, error=OWN_ERROR):
     """A middleware whose hook fails."""
 
     def fail(*_arguments):
-        raise RuntimeError("a middleware's own error")
+        raise error
 
     return type("Broken", (TaskiqMiddleware,), {hook: fail})()
 
@@ -87,6 +92,27 @@ async def test_a_middleware_that_fails_around_a_users_task(kind, hook, rig):
         return
     for task_id in ids:
         assert "a middleware's own error" in str((await rig.record(task_id)).error)
+    assert await rig.counts() == (0, 0)
+
+
+@pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
+async def test_a_middleware_that_is_cancelled_around_a_users_task(hook, rig):
+    """3, ours, where a library cancels who waits for a lost connection, as aiormq does."""
+    await rig.declared(rig.broker("ours"))
+    async with rig.serving(users_task(rig.broker("ours", broken(hook, asyncio.CancelledError())))):
+        await rig.publish(rig.task(f"cut-{hook}", "whisper", ["Hello"]))
+        assert "raised by a middleware" in str((await rig.record(f"cut-{hook}")).error)
+        await rig.taken()
+    assert await rig.counts() == (0, 0)
+
+
+async def test_a_middleware_that_is_cancelled_after_a_shortcut_decides_nothing(rig):
+    await rig.declared(rig.broker("ours"))
+    cut = broken("post_execute", asyncio.CancelledError())
+    async with rig.serving(rig.add_shout("ours", rig.broker("ours", cut))):
+        await rig.publish(rig.task("cut"))
+        assert (await rig.record("cut")).error is None
+        await rig.taken()
     assert await rig.counts() == (0, 0)
 
 
