@@ -111,6 +111,17 @@ def result(error=None, value=None, labels=None) -> TaskiqResult:
 
 
 @pytest.mark.parametrize("labels", [{}, {CONTENT_TYPE: MSGPACK}])
+def test_what_no_worker_would_read_is_refused_before_it_is_sent(labels):
+    with pytest.raises(errors.MalformedMessageError, match="more than 2,097,152 lists"):
+        Formatter().dumps(message([[[]] * 2**21], labels))
+
+
+def test_an_input_whose_name_is_no_text_is_refused_before_it_is_sent():
+    with pytest.raises(errors.MalformedMessageError, match="for map key"):
+        Formatter().dumps(message(["double", {1: b"raw"}], {CONTENT_TYPE: MSGPACK}))
+
+
+@pytest.mark.parametrize("labels", [{}, {CONTENT_TYPE: MSGPACK}])
 def test_results_come_back_with_their_value(labels):
     decoded = decode_result(encode_result(result(value={"a": [1, 2.5]}, labels=labels)))
     assert decoded.return_value == {"a": [1, 2.5]}

@@ -23,7 +23,7 @@ from bridge.errors import (
     error_class,
     error_text,
 )
-from bridge.messages.wire import is_json, pack, unpack
+from bridge.messages.wire import check_readable, is_json, pack, unpack
 
 CONTENT_TYPE = "content_type"
 """Label that names a message's format; absent: JSON."""
@@ -69,7 +69,8 @@ class Formatter(TaskiqFormatter):
         """Write a message.
 
         Raises:
-            MalformedMessageError: an argument cannot be written in the message's format.
+            MalformedMessageError: an argument cannot be written in the message's format, or not
+                be read by workers: they dead-letter such a message, and its caller hears nothing.
             MessageTooLargeError: it has more bytes than may be written.
         """
         fields = {
@@ -93,6 +94,12 @@ class Formatter(TaskiqFormatter):
                 "BRIDGE_PAYLOAD_URL for clients and workers: large tensors then go beside their "
                 "message. Or send fewer rows at a time"
             )
+        try:
+            check_readable(body)
+        except ValueError as error:
+            raise MalformedMessageError(
+                f"no worker would read arguments of {message.task_name!r}: {error}"
+            ) from None
         return BrokerMessage(
             task_id=message.task_id,
             task_name=message.task_name,

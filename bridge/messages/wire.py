@@ -87,6 +87,18 @@ def unpack(data: bytes, *, bounded: bool = False, exact: bool = False) -> Any:
         raise ValueError(str(error) or "nested too deeply") from None
 
 
+def check_readable(data: bytes) -> None:
+    """Refuse what was written well, and `unpack` would not take from a stranger.
+
+    Raises:
+        ValueError: too many lists and objects, or, in msgpack, a key that is no text.
+    """
+    if not is_json(data):
+        unpack(data, bounded=True)
+    elif len(data) > _MOST_CONTAINERS and _brackets(data) > _MOST_CONTAINERS:
+        raise _crowded()
+
+
 class _Count:
     """Passes on the lists and dicts that msgpack made, as long as there are not too many."""
 
