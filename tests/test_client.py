@@ -8,6 +8,7 @@ from taskiq import TaskiqResult
 
 from bridge import errors
 from bridge.client import BridgeClient, InferenceResult, decode_reply
+from bridge.payloads import open_payloads
 from bridge.settings import Settings
 
 REPLY = {
@@ -92,6 +93,14 @@ async def test_fetching_takes_no_longer_than_the_caller_waits(monkeypatch):
         await asyncio.wait_for(client.inference("t").result(0.1), 60)
     monkeypatch.undo()
     assert (await client.inference("t").result(0.1)).model_name == "double"
+
+
+async def test_an_array_without_elements_is_no_upload(tmp_path):
+    client = BridgeClient(Settings())
+    client._payloads = open_payloads(Settings(bridge_payload_url=tmp_path.as_uri()))
+    with pytest.raises(errors.ShapeError, match="without elements"):
+        await client.upload(np.zeros((0, 4), np.float32))
+    await client.close()
 
 
 def test_wide_integers_in_nested_lists_stay_what_they_are():

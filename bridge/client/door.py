@@ -18,7 +18,7 @@ from bridge.cancellations import cancel
 from bridge.client.arrays import InferenceResult, receive_reply, send_inputs
 from bridge.client.handles import InferenceHandle, TaskHandle, left_of
 from bridge.client.replies import Replies, Waiter
-from bridge.errors import BridgeError, NoPayloadStoreError, QueueError
+from bridge.errors import BridgeError, NoPayloadStoreError, QueueError, ShapeError
 from bridge.jobs import Job
 from bridge.labels import DEADLINE, PRIORITY, SENT_AT
 from bridge.messages import CONTENT_TYPE, MSGPACK
@@ -189,11 +189,13 @@ class BridgeClient:
         Raises:
             NoPayloadStoreError: BRIDGE_PAYLOAD_URL is not set.
             PayloadError: the store did not take it.
-            InvalidInputError: its dtype is one that no model takes.
+            InvalidInputError: its dtype is one that no model takes, or it has no elements.
         """
         if self._payloads is None:
             raise NoPayloadStoreError("set BRIDGE_PAYLOAD_URL, for clients and workers, to upload")
         datatype, data = raw_view(array)
+        if not len(data):
+            raise ShapeError("an array without elements needs no store: give it to the task itself")
         tensors = {datatype: (datatype, array.shape, data)}
         return (await self._payloads.put("array", tensors, shared=True))[datatype]
 
