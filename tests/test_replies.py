@@ -65,6 +65,13 @@ async def test_any_number_is_waited_for_over_two_connections(redis_server):
         await replies.close()
 
 
+async def test_any_number_is_cancelled_at_once(redis_server):
+    client = BridgeClient(Settings(redis_url=redis_server.url))
+    answers = await asyncio.gather(*(client.cancel(f"many-{number}") for number in range(300)))
+    assert answers == [True] * 300
+    await client.close()
+
+
 async def test_who_asks_again_hears_at_once(redis_server, monkeypatch):
     monkeypatch.setattr(replies, "_REREAD_S", 1000.0)  # nobody reads by himself
     async with Redis.from_url(redis_server.url) as redis:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 from taskiq import TaskiqResult
 from taskiq.exceptions import SendTaskError
@@ -35,6 +35,7 @@ from bridge.trainings import Trainings
 
 _KEYS = uuid.UUID("6b1f5f5e-8d0c-4d0e-9c53-6a0d5c9b7a11")  # the namespace of idempotency keys
 _CLOSE_S = 5.0  # RabbitMQ that is out of memory says no goodbye to who published
+_CONNECTIONS = 50  # to Redis, for who cancels or trains many at a time; waiting takes two
 _LEAST_SENDING_S = 5.0  # a task may be sent that shall expire sooner
 
 
@@ -49,7 +50,12 @@ class BridgeClient:
         """
         self._settings = settings or load_settings()
         self._brokers: dict[Kind, Broker] = {}
-        self._redis: Redis = Redis.from_url(self._settings.redis_connect_url)
+        # redis-py's usual pool refuses a hundred-first call instead of letting it wait.
+        self._redis: Redis = Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                self._settings.redis_connect_url, max_connections=_CONNECTIONS
+            )
+        )
         self._replies = Replies(self._redis)
         self._payloads: Payloads | None = None
         self._trainings = Trainings(self._redis, self._settings)
