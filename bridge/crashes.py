@@ -23,6 +23,8 @@ _CHANNEL = "bridge:crashed"
 _ONCE_IN_S = 2.0  # reports of the same crash come from several workers
 _DEAD_MS = 5000
 _TURN_S = 10.0  # so long a worker that was killed keeps the other suspects waiting
+# Hundreds may come back together, and redis-py's pool refuses a hundred-first connection.
+_asking = asyncio.Semaphore(16)
 
 logger = logging.getLogger("bridge.crashes")
 
@@ -61,7 +63,8 @@ async def turn_of_suspect(redis: Redis, model: str) -> AsyncIterator[None]:
     lock = redis.lock(f"bridge:suspect:{model}", timeout=_TURN_S)
     held = True
     try:
-        held = not await redis.exists(_dead(model)) and await lock.acquire(blocking=False)
+        async with _asking:
+            held = not await redis.exists(_dead(model)) and await lock.acquire(blocking=False)
     except REDIS_LOST as error:
         logger.info("no turns for those who may have crashed %r: %s", model, error)
     if not held:

@@ -40,6 +40,29 @@ async def test_one_at_a_time_for_each_model(redis, redis_server, model):
         pass  # another model's suspects have a turn of their own
 
 
+async def test_one_of_many_that_come_together_has_the_turn(redis, model):
+    came = 0
+
+    async def suspect():
+        nonlocal came
+        try:
+            async with turn_of_suspect(redis, model):
+                came += 1
+                await over.wait()
+        except AwaitingTurnError:
+            return
+
+    over = asyncio.Event()
+    suspects = [asyncio.create_task(suspect()) for _ in range(300)]
+    async with asyncio.timeout(30):
+        while sum(it.done() for it in suspects) + came < 300:
+            await asyncio.sleep(0.02)
+    over.set()
+    await asyncio.gather(*suspects)
+    assert came == 1
+    assert not await redis.exists(f"bridge:suspect:{model}")
+
+
 async def test_who_gets_no_turn_goes_back_to_the_queue_at_once(redis, model):
     async with turn_of_suspect(redis, model):
         with pytest.raises(AwaitingTurnError, match="other tasks that may be to blame"):
