@@ -13,6 +13,7 @@ from typing import Any, Self
 import aio_pika
 import aiormq.exceptions
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractRobustChannel
+from aio_pika.robust_connection import RobustConnection
 from aiormq.abc import DeliveredMessage
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_aio_pika import AioPikaBroker
@@ -64,6 +65,7 @@ class RabbitMQBroker(AioPikaBroker):
         self._with_taskiq = 0
         self._restored = -_AGAIN_S
         self._consumer: Consumer | None = None
+        self._connections: list[RobustConnection] = []
         self._where = settings.rabbitmq_shown
         results = RedisResults(settings)
         kind = QueueType(settings.taskiq_ml_queue_type)
@@ -78,6 +80,7 @@ class RabbitMQBroker(AioPikaBroker):
             dead_letter_queue=Queue(name=f"{queue}{DEAD_LETTERS}", type=kind),
             reconnect_interval=1,  # aio-pika's own default of 5 s is long for a caller
             timeout=CONNECT_S,  # or one attempt at a server that is silent is the last
+            connection_class=self._connection,
         )
         self.result_backend = self.results = results
         self.formatter = WatchingFormatter(
@@ -328,11 +331,15 @@ class RabbitMQBroker(AioPikaBroker):
         try:
             await super().shutdown()
         finally:
-            connections = (self.write_conn, self.read_conn)
             self.write_conn = self.write_channel = None  # or who sends would wait for its return
-            for connection in connections:
-                if connection is not None:
-                    await connection.close()  # of what is closed, nothing; else two seconds
+            while self._connections:
+                await self._connections.pop().close()  # of what is closed, nothing; else 2 s
+
+    def _connection(self, *arguments: Any, **named: Any) -> RobustConnection:
+        """A new one, not connected; who is cancelled while he connects it leaves it trying."""
+        connection = RobustConnection(*arguments, **named)
+        self._connections.append(connection)
+        return connection
 
     async def _mind_returns(self) -> None:
         """Make it an error that no queue takes a message, which taskiq's channel passes over."""

@@ -7,6 +7,7 @@ import pytest
 from bridge.client import BridgeClient
 from bridge.client.replies import Replies
 from bridge.errors import QueueError
+from bridge.queues.rabbitmq import RabbitMQBroker
 from bridge.settings import Settings
 
 INPUTS = {"x": [[1]]}
@@ -39,6 +40,26 @@ async def test_who_gives_up_opening_leaves_nothing_behind(peer, settings, monkey
     await asyncio.wait([opening])
     assert opening.cancelled()
     await until_gone(peer)
+
+
+async def test_who_gives_up_connecting_does_not_connect_later(peer, settings, monkeypatch):
+    find = RabbitMQBroker._find
+
+    async def found(self):
+        await find(self)
+        peer.mute = True
+
+    monkeypatch.setattr(RabbitMQBroker, "_find", found)
+    opening = asyncio.create_task(BridgeClient(settings).__aenter__())
+    async with asyncio.timeout(20):
+        while not (peer.mute and peer.lines):
+            await asyncio.sleep(0.02)
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    peer.mute = False
+    await asyncio.sleep(3)  # it would try once a second
+    assert not peer.lines
 
 
 async def test_a_closed_client_says_so_at_once(peer, settings):
