@@ -74,6 +74,7 @@ class Intake:
         self._settings = settings
         self._turns = Turns(settings)
         self._running: set[asyncio.Task[Any]] = set()
+        self._gives_back = False
         self._stoppable: dict[str, asyncio.Task[Any]] = {}
 
     @property
@@ -83,6 +84,7 @@ class Intake:
 
     def start(self) -> None:
         """Begin to hear of cancelled tasks; call it before the first `take`."""
+        self._gives_back = False
         self.cancelled.start()
 
     async def take(self, delivery: Delivery) -> bool:
@@ -137,6 +139,7 @@ class Intake:
         if self._running:
             await asyncio.wait(self._running, timeout=self._settings.bridge_drain_timeout_s)
         left = [task for task in self._running if not task.done()]
+        self._gives_back = True
         await cancel_once(*left)
         if left:
             logger.warning("%d tasks did not end in time; they go back to the queue", len(left))
@@ -278,7 +281,7 @@ class Intake:
                 message = await self._before(message)
             return await shortcut(message, turn), None
         except asyncio.CancelledError:
-            if message.task_id not in self.cancelled:
+            if self._gives_back or message.task_id not in self.cancelled:
                 raise  # the worker stops
             task.uncancel()
             return None, TaskCancelledError("the task was cancelled while it ran")
