@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import LockError
@@ -23,8 +24,9 @@ _CHANNEL = "bridge:crashed"
 _ONCE_IN_S = 2.0  # reports of the same crash come from several workers
 _DEAD_MS = 5000
 _TURN_S = 10.0  # so long a worker that was killed keeps the other suspects waiting
+_ASKING = 16
 # Hundreds may come back together, and redis-py's pool refuses a hundred-first connection.
-_asking = asyncio.Semaphore(16)
+_asking: WeakKeyDictionary[Redis, asyncio.Semaphore] = WeakKeyDictionary()
 
 logger = logging.getLogger("bridge.crashes")
 
@@ -63,7 +65,7 @@ async def turn_of_suspect(redis: Redis, model: str) -> AsyncIterator[None]:
     lock = redis.lock(f"bridge:suspect:{model}", timeout=_TURN_S)
     held = True
     try:
-        async with _asking:
+        async with _asking.setdefault(redis, asyncio.Semaphore(_ASKING)):
             held = not await redis.exists(_dead(model)) and await lock.acquire(blocking=False)
     except REDIS_LOST as error:
         logger.info("no turns for those who may have crashed %r: %s", model, error)

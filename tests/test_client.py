@@ -86,6 +86,35 @@ async def test_sending_takes_no_longer_than_the_caller_waits(monkeypatch):
         await asyncio.wait_for(client.submit("double", {"x": [[1]]}, timeout_s=0), 60)
 
 
+@pytest.mark.parametrize("timeout_s", [0, -1.5, float("nan")])
+async def test_who_does_not_wait_does_not_send(monkeypatch, timeout_s):
+    """As with what a deadline of one's own has left."""
+    client = Told(REPLY)
+    monkeypatch.setattr(client, "_kick", never)
+    with pytest.raises(errors.QueueError, match=f"not sent: its caller waits for {timeout_s:g} s"):
+        await asyncio.wait_for(client.infer("double", {"x": [[1]]}, timeout_s=timeout_s), 60)
+
+
+async def test_who_waits_without_end_has_no_deadline(monkeypatch):
+    sent = []
+
+    async def kick(kind, name, args, labels):
+        sent.append(labels)
+        return "t", None
+
+    client = Told(REPLY)
+    monkeypatch.setattr(client, "_kick", kick)
+    for timeout_s in (float("inf"), None):
+        await client.infer("double", {"x": [[1]]}, timeout_s=timeout_s)
+    assert sent == [{}, {}]
+
+
+@pytest.mark.parametrize("inputs", [None, [[1.0]], "x"])
+async def test_inputs_without_names_are_no_inputs(inputs):
+    with pytest.raises(errors.InvalidInputError, match="give each by its name"):
+        await Told(REPLY).submit("double", inputs)
+
+
 async def test_fetching_takes_no_longer_than_the_caller_waits(monkeypatch):
     client = Told(REPLY)
     monkeypatch.setattr(client, "read_reply", never)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.errors import NoPayloadStoreError
+from bridge.errors import InvalidInputError, NoPayloadStoreError
 from bridge.forms import read_entry, wire_form
 from bridge.forms.lists import guessed_array
 from bridge.payloads import Payloads
@@ -35,9 +35,13 @@ async def send_inputs(inputs: Mapping[str, Any], payloads: Payloads | None) -> d
         payloads: where large arrays go; None: into the message.
 
     Raises:
-        InvalidInputError: an array has a dtype that no model takes.
+        InvalidInputError: an array has a dtype that no model takes, or `inputs` is no mapping.
         PayloadError: an array could not be uploaded.
     """
+    if not isinstance(inputs, Mapping):
+        raise InvalidInputError(
+            f"inputs is a {type(inputs).__name__}: give each by its name, as {{'x': array}}"
+        )
     if payloads is None:
         return encode_inputs(inputs)
     large: dict[str, tuple[str, tuple[int, ...], bytes | memoryview]] = {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -154,7 +155,9 @@ class BridgeClient:
         *,
         within_s: float | None,
     ) -> InferenceHandle:
-        deadline = {} if timeout_s is None else {DEADLINE: time.time() + timeout_s}
+        if within_s is not None and not within_s > 0:
+            raise QueueError(f"the task was not sent: its caller waits for {within_s:g} s only")
+        deadline = {} if timeout_s in {None, math.inf} else {DEADLINE: time.time() + timeout_s}
         try:
             async with asyncio.timeout(within_s) as limit:
                 return await self._send(model_id, inputs, version, deadline)
