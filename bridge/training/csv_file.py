@@ -3,6 +3,7 @@
 Enters: a file with a header line. Leaves: its `Source`, whose column types hold for all rows.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ def csv_source(path: Path) -> Source:
         ArrowException: it is no csv file with a header line and equally many values in each line,
             or not UTF-8.
     """
+    _refuse_utf_16(path)
     size = path.stat().st_size
     if size <= _WHOLE_CSV_BYTES:
         # In one block, as a line may be as long as the file.
@@ -37,7 +39,7 @@ def csv_source(path: Path) -> Source:
         table = pyarrow.csv.read_csv(path, read_options=whole, parse_options=_PARSING)
         for name, kind in zip(table.schema.names, table.schema.types, strict=True):
             if kind == pa.binary():
-                raise _not_utf_8(name)
+                raise _not_utf_8(f"column {name!r} holds text")
         return in_memory(table)
     form = _csv_form(path)
     features = features_of(form.schema)
@@ -93,7 +95,7 @@ def _csv_form(path: Path) -> _CsvForm:
             if misfit is not None and names:
                 name, kind = names[int(misfit[1])], misfit[2]
                 if kind == "string":  # nothing is wider, and each turn must change something
-                    raise _not_utf_8(name) from error
+                    raise _not_utf_8(f"column {name!r} holds text") from error
                 wider[name] = {"null": pa.int64(), "int64": pa.float64()}.get(kind, pa.string())
             elif (
                 _CSV_LONG_LINE.search(str(error))
@@ -105,10 +107,17 @@ def _csv_form(path: Path) -> _CsvForm:
                 raise
 
 
-def _not_utf_8(name: str) -> pa.ArrowInvalid:
+def _refuse_utf_16(path: Path) -> None:
+    """As Excel's "Unicode text" is written; Arrow would only miss the columns."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise _not_utf_8("it is text", "UTF-16")
+
+
+def _not_utf_8(what: str, encoding: str = "WINDOWS-1252") -> pa.ArrowInvalid:
     return pa.ArrowInvalid(
-        f"column {name!r} holds text that is not UTF-8; convert the file, for example: iconv -f "
-        f"WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
+        f"{what} that is not UTF-8; convert the file, for example: iconv -f "
+        f"{encoding} -t UTF-8 OLD.csv > NEW.csv"
     )
 
 

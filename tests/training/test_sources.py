@@ -217,6 +217,16 @@ def test_a_small_csv_file_that_is_not_utf_8(store):
         store.describe("d")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("rows", [3, ROWS])
+def test_a_csv_file_in_utf_16(store, tmp_path, small, encoding, rows):
+    """Excel's "Unicode text"."""
+    text = "\ufeffa,b\n" + "1,2\n" * rows
+    (tmp_path / "d.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(DatasetError, match=r"not UTF-8; .*: iconv -f UTF-16 -t UTF-8"):
+        store.add("d", tmp_path / "d.csv")
+
+
 def test_a_file_laid_by_hand_that_memory_does_not_hold(store, monkeypatch):
     np.savez(store.root / "d.npz", x=np.arange(1000.0), target=np.arange(1000) % 2)
     monkeypatch.setattr(room, "free_memory", lambda: 20_000)
