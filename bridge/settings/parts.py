@@ -15,6 +15,9 @@ Part = Literal["rabbitmq", "redis", "triton"]
 PARTS: tuple[Part, ...] = ("rabbitmq", "redis", "triton")
 TLS_FILES = {part: [f"{part}_{kind}_file" for kind in TlsFiles._fields] for part in PARTS}
 """The fields of each part's certificate files."""
+LONGEST_S = 10**10
+"""Three hundred years: what Redis counts down. Far beyond, it refuses each write, and Lua's text of
+the milliseconds is no integer any more."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 

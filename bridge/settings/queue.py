@@ -64,7 +64,7 @@ class QueueSettings(PartSettings):
     `mlbridge worker` itself."""
 
     rabbitmq_host: str = "localhost"
-    rabbitmq_port: int = 5672
+    rabbitmq_port: int = Field(default=5672, ge=1, le=65535)
     rabbitmq_username: str = "guest"
     rabbitmq_password: SecretStr = SecretStr("guest")
     rabbitmq_vhost: str = "/"

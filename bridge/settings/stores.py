@@ -5,7 +5,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from bridge.settings.parts import PartSettings
+from bridge.settings.parts import LONGEST_S, PartSettings
 from bridge.settings.urls import is_clear, query_of, without_secrets
 
 
@@ -18,7 +18,7 @@ class StoreSettings(PartSettings):
     """This and the next two are for every `rediss://` URL, unless it names files of its own."""
     redis_cert_file: Path | None = None
     redis_key_file: Path | None = None
-    bridge_result_ttl_s: int = Field(default=86_400, ge=1)
+    bridge_result_ttl_s: int = Field(default=86_400, ge=1, le=LONGEST_S)
     """How long a result can be read, in seconds."""
 
     # Payloads: large tensors beside their message.
@@ -27,7 +27,7 @@ class StoreSettings(PartSettings):
     travels in its message."""
     bridge_payload_threshold_bytes: int = Field(default=2**20, ge=1)
     """A tensor with more bytes goes to the payload store."""
-    bridge_payload_ttl_s: int | None = Field(default=None, ge=1)
+    bridge_payload_ttl_s: int | None = Field(default=None, ge=1, le=LONGEST_S)
     """How long a payload can be read, in seconds; by default as long as a result."""
     bridge_payload_max_bytes: int = Field(default=2**31 - 1, ge=1)
     """No payload may have more; the default is what one request to Triton can carry."""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from bridge.settings.parts import PartSettings, folder
+from bridge.settings.parts import LONGEST_S, PartSettings, folder
 
 _PLACES = (
     "a folder, file:///folder or s3://bucket/prefix, without keys, which are set in "
@@ -31,9 +31,9 @@ class TrainingSettings(PartSettings):
     bridge_checkpoint_every_s: float = Field(default=60.0, gt=0)
     """Seconds between checkpoints within a slice: what a crash may cost. Writing them never takes
     more than a twentieth of the time."""
-    bridge_checkpoint_keep_s: int = Field(default=7 * 86_400, ge=1)
+    bridge_checkpoint_keep_s: int = Field(default=7 * 86_400, ge=1, le=LONGEST_S)
     """For how long the checkpoints of a training that ended badly are kept, and every log."""
-    bridge_training_lease_s: float = Field(default=30.0, ge=1)
+    bridge_training_lease_s: float = Field(default=30.0, ge=1, le=LONGEST_S)
     """A training worker that is silent for so long has lost its task to another."""
     bridge_shared_gpu: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     """A name for the GPU that Triton and training workers share, the same for inference and for

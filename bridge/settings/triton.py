@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, SecretStr, field_validator
 
 from bridge.settings.parts import PartSettings, folder
+from bridge.settings.urls import is_port
 
 
 class TritonSettings(PartSettings):
@@ -34,7 +35,7 @@ class TritonSettings(PartSettings):
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
             host, _, port = address.strip().rpartition(":")
-            if "/" in address or not host or not port.isdigit():
+            if "/" in address or not host or not is_port(port):
                 raise ValueError(
                     f"each address must be host:port of Triton's gRPC (8001), got {address!r}"
                 )

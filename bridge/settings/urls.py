@@ -15,6 +15,11 @@ def query_of(names: tuple[str, str, str], files: TlsFiles) -> str:
     return urlencode({name: str(path) for name, path in zip(names, files, strict=True) if path})
 
 
+def is_port(text: str) -> bool:
+    """Whether a text is a port that can be connected to; gRPC takes 70000 as 4464, silently."""
+    return text.isascii() and text.isdigit() and 0 < int(text[:10]) < 2**16
+
+
 def is_clear(url: str) -> bool:
     """Whether a URL has a host, and its password ends where everybody thinks that it does."""
     parts = urlsplit(url)
