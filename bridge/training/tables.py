@@ -174,7 +174,8 @@ def to_arrow(name: str, array: Array) -> pa.Array:
             f"column {name!r} is an array of {array.dtype}; only numbers, booleans and one "
             f"text for each row can be stored"
         )
-    values = pa.array(np.ascontiguousarray(array).reshape(-1))
+    native = array.dtype.newbyteorder("=")  # arrow reads no other
+    values = pa.array(np.ascontiguousarray(array, dtype=native).reshape(-1))
     for size in reversed(array.shape[1:]):
         values = pa.FixedSizeListArray.from_arrays(values, size)
     return values

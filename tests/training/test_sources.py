@@ -120,6 +120,14 @@ def test_npz_files_that_are_wrong(store, tmp_path, columns, shown):
         store.add("d", tmp_path / "d.npz")
 
 
+def test_an_npz_file_of_a_machine_with_another_byte_order(store, tmp_path):
+    x, y = np.arange(40.0).reshape(20, 2) / 3, np.arange(20)
+    np.savez(tmp_path / "d.npz", x=x.astype(">f8"), y=y.astype(">i4"))
+    store.add("d", tmp_path / "d.npz")
+    found, _ = stored(store)
+    assert found == {"x": x.tolist(), "y": y.tolist()}
+
+
 def test_a_damaged_npz_file(store, tmp_path):
     np.savez_compressed(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=20_000))
     content = bytearray((tmp_path / "d.npz").read_bytes())
