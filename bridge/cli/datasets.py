@@ -22,6 +22,7 @@ datasets = typer.Typer(
 _SHOWN_HASH = len("sha256:") + 12
 _SHOWN_CLASSES = 10
 _INPUT_AND_TARGET = 2  # columns
+_SMALLEST_SIDE, _MOST_CHANNELS = 4, 16  # of `cnn`, see docs/training.md
 
 
 def _store() -> DatasetStore:
@@ -255,9 +256,18 @@ def _training_command(found: dict[str, Any]) -> str:
         told += f" -c input={shlex.quote(others[0]) if target else 'COLUMN'}"
         architecture = "transformer"
     else:
-        images = any(len(column["shape"]) > 1 for column in columns.values())
-        architecture = "cnn" if images else "mlp"
+        architecture = _architecture_for([column["shape"] for column in columns.values()])
     return f"mlbridge train {found['dataset_id']} --architecture {architecture}{told}"
+
+
+def _architecture_for(shapes: list[list[int]]) -> str:
+    """One that takes rows of numbers like these; `cnn` has bounds that narrow sequences miss."""
+    shape = max(shapes, key=len, default=[])
+    if len(shape) in {2, 3} and min(shape[-2:]) >= _SMALLEST_SIDE:
+        channels = shape[0] if len(shape) == 3 else 1  # noqa: PLR2004
+        if channels <= _MOST_CHANNELS:
+            return "cnn"
+    return "transformer" if len(shape) == 2 else "mlp"  # noqa: PLR2004
 
 
 def _is_text(column: dict[str, Any]) -> bool:

@@ -176,6 +176,9 @@ def test_an_architecture_that_is_not_installed(store):
         ({"my text": Y, "y": X[:, 0]}, "--architecture transformer -c input='my text'"),
         ({"text": Y, "mood": Y}, "--architecture transformer -c target=COLUMN -c input=COLUMN"),
         ({"image": np.zeros((ROWS, 8, 8)), "target": Y}, "--architecture cnn"),
+        ({"image": np.zeros((ROWS, 3, 8, 8)), "target": Y}, "--architecture cnn"),
+        ({"signal": np.zeros((ROWS, 8, 2)), "target": Y}, "--architecture transformer"),
+        ({"image": np.zeros((ROWS, 32, 32, 3)), "target": Y}, "--architecture mlp"),
     ],
 )
 def test_add_names_a_command_that_trains(store, columns, told):
