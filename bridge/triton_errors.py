@@ -26,7 +26,7 @@ _NOT_READY = (
     "Triton at {address} has no version of {model} ready: it is being loaded, was unloaded, or "
     "could not be loaded (`mlbridge models` says which)"
 )
-_REFUSED = "Triton refused the request for {model}: {text}"
+_REFUSED = "Triton refused the request{of_model}: {text}"
 
 _BY_TEXT: tuple[tuple[str, type[BridgeError], str], ...] = (
     (
@@ -47,7 +47,7 @@ _BY_CODE: dict[str, tuple[type[BridgeError], str]] = {
     "NOT_FOUND": (UnknownModelError, _UNKNOWN),
     "DEADLINE_EXCEEDED": (
         InferenceTimeoutError,
-        "Triton at {address} did not answer in time for {model}",
+        "Triton at {address} did not answer in time{of_model}",
     ),
     "INVALID_ARGUMENT": (TritonRefusedError, _REFUSED),
     "RESOURCE_EXHAUSTED": (TritonRefusedError, _REFUSED),
@@ -60,11 +60,12 @@ def triton_error(code: str, text: str, *, model: str, address: str, encrypted: b
     Args:
         code: gRPC's name of the status.
         text: what Triton said.
-        model: which was asked for.
+        model: which was asked for; empty where the call is of no one model, as a listing.
         address: of the server.
         encrypted: it was spoken to in TLS.
     """
-    said = {"model": repr(model), "address": address, "text": text}
+    of_model = f" for {model!r}" if model else ""
+    said = {"model": repr(model), "of_model": of_model, "address": address, "text": text}
     for phrase, kind, sentence in _BY_TEXT:
         if phrase in text:
             return kind(sentence.format(**said))

@@ -108,6 +108,7 @@ def test_tls_is_spelled_as_aio_pika_reads_it(monkeypatch, tmp_path):
         ("BRIDGE_TRAINING_LEASE_S", "inf"),
         ("TRITON_URL", "http://triton:8000"),
         ("TRITON_URL", "triton"),
+        ("BRIDGE_PREFETCH", "65536"),
         ("TASKIQ_ML_QUEUE_TYPE", "fast"),
     ],
 )

@@ -38,7 +38,8 @@ def rabbitmq_trouble(error: Exception, where: str) -> QueueError:
     advice = tls_advice(str(error), RABBITMQ, encrypted=encrypted) or (
         "check RABBITMQ_HOST, RABBITMQ_PORT and RABBITMQ_VHOST"
     )
-    return QueueError(f"cannot use RabbitMQ at {where} ({type(error).__name__}: {error}); {advice}")
+    said = str(error) or "no answer in time"  # TimeoutError has no text of its own
+    return QueueError(f"cannot use RabbitMQ at {where} ({type(error).__name__}: {said}); {advice}")
 
 
 def redis_trouble(error: Exception, where: str) -> QueueError:

@@ -32,7 +32,7 @@ class QueueSettings(PartSettings):
     taskiq_ml_queue_type: QueueType = "quorum"
     taskiq_ml_training_queue: AmqpName = "taskiq_ml_training"
     taskiq_ml_training_routing_key: str = "taskiq_ml_training"
-    bridge_prefetch: int = Field(default=256, ge=1)
+    bridge_prefetch: int = Field(default=256, ge=1, le=65535)
     """Messages that one inference worker process may have in hand at most: waiting for a batch, in
     one, or being saved. So also its concurrency, and the bound of what a batch can gather. How
     many it takes below that follows what Triton can use."""

@@ -34,6 +34,14 @@ def test_a_triton_that_is_away_names_what_to_look_at(text, advice):
     assert str(error) == f"Triton at gpu-1:8001 is not available: {text}{advice}"
 
 
+@pytest.mark.parametrize("code", ["DEADLINE_EXCEEDED", "INVALID_ARGUMENT"])
+def test_a_call_of_no_one_model_names_none(code):
+    """As of `mlbridge models`, where Triton is there and hangs."""
+    told = {"address": "gpu-1:8001", "encrypted": False}
+    assert "for 'digits'" in str(triton_error(code, "slow", model="digits", **told))
+    assert " for " not in str(triton_error(code, "slow", model="", **told))
+
+
 @pytest.mark.parametrize(
     ("failures", "told"),
     [
