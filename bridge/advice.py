@@ -68,5 +68,7 @@ def redis_advice(error: Exception, shown: str, server: Server = REDIS) -> str:
         return f"check user and password in {server.address}"
     if kind == "NoPermissionError":
         return f"its user in {server.address} lacks rights: docs/security.md lists what is needed"
+    if "used memory > 'maxmemory'" in str(error):  # of a pipeline or script, no class of its own
+        return "it is full: docs/runbook.md, RedisNearLimit, says how to make room"
     encrypted = shown.startswith("rediss:")
     return tls_advice(str(error), server, encrypted=encrypted) or f"check {server.address}"

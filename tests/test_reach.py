@@ -15,6 +15,12 @@ from bridge.queues.reach import using_redis
         (OSError("refused"), "check REDIS_URL"),
         (RuntimeError("closed"), "if it speaks TLS there, set rediss:// in REDIS_URL"),
         (exceptions.AuthenticationError("no"), "check user and password in REDIS_URL"),
+        (
+            exceptions.ResponseError(
+                "Command # 1: command not allowed when used memory > 'maxmemory'"
+            ),
+            "it is full: docs/runbook.md, RedisNearLimit, says how to make room",
+        ),
     ],
 )
 def test_redis_away_is_one_sentence(error, advice):
