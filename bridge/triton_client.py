@@ -239,22 +239,25 @@ class TritonClient:
         """
         request = service_pb2.RepositoryIndexRequest()
         found: dict[tuple[str, str], ModelState] = {}
-        answered = False
-        away: TritonError = TritonUnavailableError("no Triton address is given")
-        for server in self._servers:
-            try:
-                reply = await server.call(server.stub.RepositoryIndex, request)
-            except (TritonUnavailableError, InferenceTimeoutError) as error:
-                away = error
-                continue
-            answered = True
+        for reply in await self._of_each(lambda it: it.call(it.stub.RepositoryIndex, request)):
             for m in reply.models:
                 state = ModelState(m.name, m.version, m.state, m.reason)
                 if state.ready or (m.name, m.version) not in found:
                     found[m.name, m.version] = state
-        if not answered:
-            raise away
         return list(found.values())
+
+    async def _of_each(self, call: Callable[[TritonChannel], Any]) -> list[Any]:
+        """The answers of the servers that are there; at least one is, or it raises."""
+        answers: list[Any] = []
+        away: TritonError = TritonUnavailableError("no Triton address is given")
+        for server in self._servers:
+            try:
+                answers.append(await call(server))
+            except (TritonUnavailableError, InferenceTimeoutError) as error:
+                away = error
+        if not answers:
+            raise away
+        return answers
 
     async def server_version(self) -> str:
         """Triton's version, of one server: "2.51.0"."""
@@ -284,13 +287,10 @@ class TritonClient:
         return True
 
     async def statistics(self, name: str = "") -> list[Any]:
-        """`ModelStatistics` messages of every server, for one model or all."""
+        """`ModelStatistics` messages of every server that is there, for one model or all."""
         request = service_pb2.ModelStatisticsRequest(name=name)
-        found: list[Any] = []
-        for server in self._servers:
-            reply = await server.call(server.stub.ModelStatistics, request, name)
-            found += reply.model_stats
-        return found
+        replies = await self._of_each(lambda it: it.call(it.stub.ModelStatistics, request, name))
+        return [each for reply in replies for each in reply.model_stats]
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)

@@ -275,6 +275,20 @@ async def test_a_reload_that_fails_at_first_is_tried_again(state, model_reposito
         await client.infer("double", {"x": X}, timeout_s=10)
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_one_that_is_away_hides_no_others_models_and_counts(triton, first):
+    """As `mlbridge models` shows them."""
+    addresses = ["127.0.0.1:1", triton.address]
+    async with TritonClient(
+        addresses if first else addresses[::-1], admin_key=triton.admin_key
+    ) as client:
+        assert "double" in {it.name for it in await client.index()}
+        assert "double" in {it.name for it in await client.statistics()}
+    async with TritonClient(["127.0.0.1:1"]) as nobody:
+        with pytest.raises(errors.TritonUnavailableError):
+            await nobody.statistics()
+
+
 async def test_one_that_is_away_keeps_no_other_from_unloading(triton):
     for addresses in ([triton.address, "127.0.0.1:1"], ["127.0.0.1:1", triton.address]):
         async with TritonClient(addresses, triton.admin_key) as client:
