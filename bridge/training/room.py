@@ -80,7 +80,8 @@ def check_disk(folder: Path, next_bytes: int, needed: int) -> None:
         DatasetError: tells how much is needed and how much is free.
     """
     if next_bytes + _SPARE_DISK_BYTES > free_disk(folder):
-        raise no_room(needed, f"{decimal(free_disk(folder))} are free in {folder}")
+        free, spare = decimal(free_disk(folder)), decimal(_SPARE_DISK_BYTES)
+        raise no_room(needed, f"{free} are free in {folder}, of which {spare} shall stay free")
 
 
 def free_disk(folder: Path) -> int:
