@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -302,12 +303,19 @@ async def test_one_that_is_away_keeps_no_other_from_unloading(triton):
                 await client.load("add_int")
 
 
+def stands_still(pid):
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(it.read_text().rpartition(")")[2].split()[0] == "T" for it in threads)
+
+
 async def test_who_is_silent_about_a_model_is_away(client, triton, monkeypatch):
     """As behind a connection whose other end is gone: no fault of the task that asks."""
     await client.model_spec("double")
     monkeypatch.setattr(triton_channel, "_QUICK_S", 0.5)
     os.kill(triton.process.pid, signal.SIGSTOP)
     try:
+        while not stands_still(triton.process.pid):  # one thread after the other
+            await asyncio.sleep(0.01)
         with pytest.raises(errors.TritonUnavailableError, match="is silent"):
             await client.model_spec("double", fresh=True)
         with pytest.raises(errors.InferenceTimeoutError):  # this limit is the caller's
