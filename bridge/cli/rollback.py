@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bridge.cli.output import Json, print_json, say
+from bridge.errors import TritonUnavailableError
 from bridge.repository import ModelRepository
 from bridge.rollback import Change, newest, put_back, take_out
 from bridge.settings import load_settings
@@ -74,9 +75,16 @@ def _repository() -> ModelRepository:
 
 
 def _do(change: Callable[[TritonClient], Awaitable[Change]], what: str, *, json: bool) -> None:
+    settings = load_settings()
+
     async def run() -> Change:
-        async with TritonClient.from_settings(load_settings()) as triton:
-            return await change(triton)
+        try:
+            async with TritonClient.from_settings(settings) as triton:
+                return await change(triton)
+        except TritonUnavailableError as error:
+            several = len(settings.triton_addresses) > 1
+            without = "; leave it out of TRITON_URL to go on without it" if several else ""
+            raise TritonUnavailableError(f"{error}; nothing has changed{without}") from None
 
     done = asyncio.run(run())
     if json:

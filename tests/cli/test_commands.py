@@ -186,6 +186,10 @@ def test_withdraw_and_restore(stack, iris):
     assert "no version of model 'iris'" in sentence(stack.run("restore", "iris"))
     refused = sentence(stack.run("withdraw", "iris", "--yes", TRITON_ADMIN_KEY="wrong"))
     assert "RestrictedError" in refused
+    both = f"{stack.environment['TRITON_URL']},127.0.0.1:1"
+    away = sentence(stack.run("withdraw", "iris", "--yes", TRITON_URL=both))
+    assert "127.0.0.1:1 is not available" in away
+    assert "nothing has changed; leave it out of TRITON_URL to go on without it" in away
     answer = stack.run("infer", "iris", "--json", stdin=json.dumps({"features": ROW}))
     assert json.loads(answer.stdout)["model_version"] == "1"
 
