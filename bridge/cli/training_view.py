@@ -71,6 +71,8 @@ class TrainingView:
             self.state = "running"
         if self.state == "running" and progress and "stage" in progress:
             self.state = str(progress["stage"])
+        if self.state == "queued" and progress and "hindered" in progress:
+            self.trouble = f"the last turn failed: {progress['hindered']}"
 
     @property
     def moving(self) -> bool:

@@ -21,6 +21,7 @@ from bridge.errors import (
     TaskCancelledError,
     TaskExpiredError,
     TritonUnavailableError,
+    error_text,
 )
 from bridge.intake import Intake
 from bridge.jobs import Jobs
@@ -35,6 +36,7 @@ from bridge.training.starting import Spare
 log = logging.getLogger(__name__)
 
 _NOT_OVER = (LeaseLostError, TritonUnavailableError)  # it goes on elsewhere, or later
+_MOST_TEXT = 500
 _PUBLISHING_S = 1.0  # between looks at whether a late training is still being published
 
 
@@ -116,6 +118,8 @@ class Running:
             again = isinstance(error, GOES_ON) and training.goes_on_after(error)
             if again or isinstance(error, _NOT_OVER):
                 how = "continued"
+            if not isinstance(error, LeaseLostError):  # else it is another's to tell
+                await self._hindered(training.task_id, error)
             raise
         finally:
             self._intake.observer.slice_ended(training.request.model_id, how)
@@ -184,14 +188,24 @@ class Running:
 
         async def save(progress: dict[str, Any]) -> None:
             self._intake.observer.progressed(model, progress)
-            try:
-                await self._results.set_progress(
-                    task_id, TaskProgress(state=TaskState.STARTED, meta=progress)
-                )
-            except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
-                log.warning("progress of task %s was not saved: %s", task_id, error)
+            await self._save(task_id, progress)
 
         return save
+
+    async def _save(self, task_id: str, progress: dict[str, Any], *, more: bool = False) -> None:
+        """Tell whoever follows the task; `more`: than what was told before."""
+        try:
+            known = await self._results.get_progress(task_id) if more else None
+            meta = {**(known.meta or {}), **progress} if known else progress
+            await self._results.set_progress(
+                task_id, TaskProgress(state=TaskState.STARTED, meta=meta)
+            )
+        except Exception as error:  # noqa: BLE001  (hours of training outweigh one record)
+            log.warning("progress of task %s was not saved: %s", task_id, error)
+
+    async def _hindered(self, task_id: str, error: BridgeError) -> None:
+        """Why it waits for another turn, until that one reports."""
+        await self._save(task_id, {"hindered": error_text(error, _MOST_TEXT)}, more=True)
 
     def _of(self, task_id: str) -> list[tuple[Lease, Orders]]:
         return [(lease, orders) for known, lease, orders in self._slices if known == task_id]

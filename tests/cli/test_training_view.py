@@ -21,6 +21,16 @@ def test_a_report_is_news_enough():
     assert view.line() == "publishing"
 
 
+def test_why_it_waits_for_another_turn_is_told_until_that_begins():
+    view = TrainingView("t")
+    report = {"epoch": 1, "epochs": 2, "step": 3, "steps": 6}
+    view.heard(Job("t", "queued", 0, 1, "", pausing=False), {**report, "hindered": "no room"})
+    assert view.line().startswith("queued, epoch 1/2, step 3/6")
+    assert view.line().endswith("the last turn failed: no room")
+    view.heard(Job("t", "running", 0, 2, "w", pausing=False), {**report, "hindered": "no room"})
+    assert view.trouble == ""
+
+
 def test_one_that_no_worker_takes_is_told_from_one_that_is_new(monkeypatch):
     view = TrainingView("t")
     view.heard(Job("t", "queued", 0, 0, "", pausing=False), None)

@@ -1,5 +1,6 @@
 """A disk that fills while a network trains: a real one, of 48 MB, which only root may mount."""
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -84,7 +85,10 @@ async def test_a_disk_that_stays_full_ends_the_task_with_what_to_do(disk, pool):
     settings = {"BRIDGE_TRAINING_SLICE_S": "0.2", "BRIDGE_MAX_RETRIES": "1"}
     await pool.start(CHECKPOINT_ROOT=str(disk / "root"), **settings)
     handle = await pool.client.train("few", WIDE, LONG)
-    with pytest.raises(CheckpointError, match="set BRIDGE_WORK_ROOT to a local folder that has"):
+    said = "set BRIDGE_WORK_ROOT to a local folder that has"
+    while said not in (await handle.progress() or {}).get("hindered", ""):
+        await asyncio.sleep(0.2)  # whoever follows it hears of it before its end
+    with pytest.raises(CheckpointError, match=said):
         await handle.result(300)
     assert not list(disk.rglob("*.ckpt"))
     assert pool.versions("full-disk") == []
