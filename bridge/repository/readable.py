@@ -107,7 +107,7 @@ async with BridgeClient() as client:
     parts = [
         _table(("", "name", "datatype", "shape"), rows),
         f"The first dimension is the batch, of 1 to {signature['max_batch_size']} rows.",
-        "From Python, one row of nothing:",
+        "From Python, one row to try it with:",
         code,
         "Or as a message: task `ml_inference`, with the model's name and the inputs by name.",
     ]
