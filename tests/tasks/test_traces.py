@@ -17,7 +17,6 @@ import uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -33,9 +32,7 @@ from bridge.client import BridgeClient
 from bridge.embedded.triton import TritonServer
 from bridge.errors import SettingsError, UnknownModelError
 from bridge.settings import Settings
-from bridge.tensors import Tensor
 from bridge.traces import TracesMiddleware
-from bridge.triton_client import TritonClient
 
 WAIT_S = 90
 WORKER = ["-P", "-m", "taskiq", "worker", "bridge.broker:broker", "bridge.tasks.inference"]
@@ -156,11 +153,6 @@ async def traced_triton(state, model_repository, collector):
     """A Triton that sends spans of its own."""
     url = f"{collector.url}/v1/traces"
     async with TritonServer(state, model_repository, traces_url=url) as server:
-        # Its first span of all may not know of whom it comes.
-        async with TritonClient([server.address]) as triton:
-            await triton.infer(
-                "double", {"x": Tensor.from_array(np.zeros((1, 4), np.float32))}, timeout_s=60
-            )
         yield server
 
 
@@ -221,6 +213,8 @@ def named(spans, prefix):
 
 
 async def test_one_trace_from_the_producer_to_the_result(traced, traced_worker, collector):
+    queue = traced["TASKIQ_ML_QUEUE"]
+    before = len(named(collector.spans, f"send {queue}"))  # of an earlier try
     produced = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", PRODUCER),
         env=traced,
@@ -229,10 +223,9 @@ async def test_one_trace_from_the_producer_to_the_result(traced, traced_worker, 
     )
     output, _ = await produced.communicate()
     assert produced.returncode == 0, output.decode()
-    queue = traced["TASKIQ_ML_QUEUE"]
 
     def sent():
-        return named(collector.spans, f"send {queue}")
+        return named(collector.spans, f"send {queue}")[before:]
 
     def complete(send):
         process = named(collector.of(send.trace_id), "process ")
@@ -265,15 +258,24 @@ async def test_one_trace_from_the_producer_to_the_result(traced, traced_worker, 
         trace = collector.of(batch.trace_id)
         (call,) = named(trace, "inference.GRPCInferenceService/ModelInfer")
         assert call.parent_id == batch.span_id
-        # Triton's own spans, by its own exporter, below our call.
+
+
+async def test_tritons_own_spans_lie_below_our_call(stock, traced_worker, collector):
+    """By its own exporter. It loses the caller's trace of about one request in twenty."""
+    for _ in range(10):
+        before = len(named(collector.spans, "InferRequest"))
+        task, trace_id, _ = await send(stock, "ml_inference", "double", {"x": [[1, 2, 3, 4]]})
+        assert not (await task.wait_result(timeout=WAIT_S)).is_err
         await collector.until(
-            lambda call=call: any(span.parent_id == call.span_id for span in collector.spans)
+            lambda n=before: len(named(collector.spans, "InferRequest")) > n,
         )
-        own = [span for span in collector.spans if span.parent_id == call.span_id]
-        assert {span.trace_id for span in own} == {batch.trace_id}
-        assert {span.service for span in own}.isdisjoint(
-            {"mlbridge-client", "mlbridge-inference-worker"}
-        )
+        await collector.until(lambda it=trace_id: named(collector.of(it), "inference.GRPC"))
+        (call,) = named(collector.of(trace_id), "inference.GRPC")
+        if own := [span for span in collector.spans if span.parent_id == call.span_id]:
+            break
+    assert {(span.name, span.service, span.trace_id) for span in own} == {
+        ("InferRequest", "triton-inference-server", trace_id)
+    }
 
 
 async def test_a_trace_goes_through_redis_streams_too(traced, new_worker, collector):
