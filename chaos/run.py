@@ -29,7 +29,8 @@ from bridgechaos.outcome import Options, Outcome  # noqa: E402
 from bridgechaos.session import run_once  # noqa: E402
 from bridgechaos.stack import open_stack  # noqa: E402
 
-_HEARD_S = 0.5
+from bridge.background import end  # noqa: E402
+
 _LOGS = _HERE.parent / "build" / "chaos"
 _PAGE = _HERE.parent / "docs" / "chaos.md"
 
@@ -127,22 +128,12 @@ async def _run(options: Options, *, training: bool) -> Outcome:
         try:
             outcome = await asyncio.shield(running)
         finally:
-            await _ended(running)
+            await end(running)
         if not outcome.good:
             logs = _LOGS / f"seed-{options.seed}"
             stack.save_logs(logs)
             _say(f"logs of all parts: {logs}")
         return outcome
-
-
-async def _ended(task: "asyncio.Task[Outcome]") -> None:
-    """Cancel it, as often as it takes: what waits for a part that is away may not hear the first.
-
-    aiormq, for one, tells of a lost connection by a cancellation.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_HEARD_S)
 
 
 def _say(text: str) -> None:

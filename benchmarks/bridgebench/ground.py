@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 from pydantic import SecretStr
 
+from bridge.background import all_or_nothing
 from bridge.embedded.rabbitmq import RabbitMQServer
 from bridge.embedded.redis import RedisServer
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
-from bridge.embedded.supervision import all_or_nothing
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.workers import WorkerPool
 from bridge.settings import Settings

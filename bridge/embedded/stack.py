@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from bridge.background import all_or_nothing
 from bridge.embedded.dashboard import DashboardServer
 from bridge.embedded.parts import (
     Part,
@@ -25,7 +26,7 @@ from bridge.embedded.ports import free_ports
 from bridge.embedded.rabbitmq import RabbitMQServer, find_rabbitmq_server
 from bridge.embedded.redis import RedisServer
 from bridge.embedded.state import StateFolder
-from bridge.embedded.supervision import Supervision, all_or_nothing
+from bridge.embedded.supervision import Supervision
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.variables import absolute, as_variables, no_files
 from bridge.embedded.workers import WorkerKind, WorkerPool

@@ -7,7 +7,7 @@ what a part is for, but that workers end first.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 
 from bridge.background import cancel_once
 from bridge.embedded.parts import Part, PartState
@@ -111,19 +111,3 @@ class Supervision:
         part.state = state
         if self._on_change is not None:
             self._on_change(part)
-
-
-async def all_or_nothing(jobs: Iterable[Awaitable[None]]) -> None:
-    """Run side by side; the first failure cancels the others and is raised as it is.
-
-    Unlike `asyncio.gather`, it returns when none runs any more, also when it is cancelled itself.
-    """
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    if not tasks:
-        return
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-    finally:
-        await cancel_once(*tasks)

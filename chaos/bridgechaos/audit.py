@@ -16,7 +16,7 @@ import aiormq
 from aiormq.exceptions import AMQPError
 from redis.exceptions import RedisError
 
-from bridge.embedded.supervision import all_or_nothing
+from bridge.background import all_or_nothing
 from bridge.errors import BridgeError
 from bridge.messages import Formatter
 from bridgechaos.answers import read_record

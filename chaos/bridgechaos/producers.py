@@ -8,8 +8,8 @@ import asyncio
 import random
 import time
 
+from bridge.background import all_or_nothing
 from bridge.client import BridgeClient, TaskHandle
-from bridge.embedded.supervision import all_or_nothing
 from bridge.errors import BridgeError
 from bridgechaos.answers import read_answer, read_error
 from bridgechaos.book import Book, model_and_rows

@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 
 from redis.exceptions import RedisError
 
+from bridge.background import all_or_nothing
 from bridge.client import BridgeClient
-from bridge.embedded.supervision import all_or_nothing
 from bridge.settings import Settings
 from bridgechaos import audit
 from bridgechaos.book import Book

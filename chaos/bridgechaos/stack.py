@@ -18,10 +18,10 @@ import psutil
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from bridge.background import all_or_nothing
 from bridge.crashes import repair
 from bridge.embedded.server import Server
 from bridge.embedded.state import StateFolder
-from bridge.embedded.supervision import all_or_nothing
 from bridge.embedded.triton import TritonServer
 from bridge.embedded.workers import WorkerKind
 from bridge.errors import InferenceFailedError, RuntimeStartError, TritonError

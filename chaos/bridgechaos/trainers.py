@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from bridge.background import all_or_nothing
 from bridge.client import BridgeClient, TaskHandle
-from bridge.embedded.supervision import all_or_nothing
 from bridge.errors import BridgeError
 from bridgechaos.book import Book
 from bridgechaos.entries import Entry, Want

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from bridge.background import all_or_nothing
 from bridge.embedded.server import Server
-from bridge.embedded.supervision import all_or_nothing
 from bridge.queues import build_broker
 from bridgebench.ground import Ground, open_ground
 from bridgebench.posting import Post
