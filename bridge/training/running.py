@@ -17,6 +17,7 @@ from bridge.courtesy import until_busy
 from bridge.deliveries import Turn as Try
 from bridge.errors import (
     BridgeError,
+    Fate,
     LeaseLostError,
     TaskCancelledError,
     TaskExpiredError,
@@ -118,7 +119,8 @@ class Running:
             again = isinstance(error, GOES_ON) and training.goes_on_after(error)
             if again or isinstance(error, _NOT_OVER):
                 how = "continued"
-            if not isinstance(error, LeaseLostError):  # else it is another's to tell
+            goes_on = again or error.fate is not Fate.FAIL
+            if goes_on and not isinstance(error, LeaseLostError):  # then it is another's to tell
                 await self._hindered(training.task_id, error)
             raise
         finally:

@@ -87,7 +87,8 @@ async def test_a_disk_that_stays_full_ends_the_task_with_what_to_do(disk, pool):
     handle = await pool.client.train("few", WIDE, LONG)
     said = "set BRIDGE_WORK_ROOT to a local folder that has"
     while said not in (await handle.progress() or {}).get("hindered", ""):
-        await asyncio.sleep(0.2)  # whoever follows it hears of it before its end
+        await asyncio.sleep(0.2)
+    assert await pool.client.job(handle.task_id) is not None  # it is told before the end
     with pytest.raises(CheckpointError, match=said):
         await handle.result(300)
     assert not list(disk.rglob("*.ckpt"))
