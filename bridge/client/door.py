@@ -200,6 +200,7 @@ class BridgeClient:
             PayloadError: the store did not take it.
             InvalidInputError: its dtype is one that no model takes, or it has no elements.
         """
+        self._check_loop()
         if self._payloads is None:
             raise NoPayloadStoreError("set BRIDGE_PAYLOAD_URL, for clients and workers, to upload")
         datatype, data = raw_view(array)
@@ -218,6 +219,7 @@ class BridgeClient:
         Raises:
             PayloadError: a large output cannot be had from the payload store.
         """
+        self._check_loop()
         result = await receive_reply(reply, self._payloads)
         if self._payloads is not None and not keep:
             self._payloads.discard(own_keys(reply["outputs"]))
@@ -274,6 +276,7 @@ class BridgeClient:
             QueueError: Redis cannot be reached.
             InvalidNameError: not a task's id.
         """
+        self._check_loop()
         return await self._trainings.pause(check_task_id(task_id))
 
     async def resume(self, task_id: str) -> bool:
@@ -282,6 +285,7 @@ class BridgeClient:
 
     async def job(self, task_id: str) -> Job | None:
         """What is known of a training that has not ended."""
+        self._check_loop()
         return await self._trainings.find(task_id)
 
     def handle(self, task_id: str) -> TaskHandle:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from bridge.client import BridgeClient
@@ -86,8 +87,13 @@ async def test_a_closed_client_says_so_at_once(peer, settings):
         lambda client: client.train("iris", {"architecture": "mlp"}),
         lambda client: client.handle("t").result(5),
         lambda client: client.cancel("t"),
+        lambda client: client.pause("t"),
+        lambda client: client.resume("t"),
+        lambda client: client.progress("t"),
+        lambda client: client.job("t"),
+        lambda client: client.upload(np.zeros((1, 1))),
+        lambda client: client.read_reply({"outputs": {}}),
     ],
-    ids=["infer", "train", "result", "cancel"],
 )
 async def test_another_event_loop_is_told_to_open_a_client_of_its_own(settings, call):
     async with BridgeClient(settings) as client:
