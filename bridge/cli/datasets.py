@@ -11,7 +11,7 @@ from bridge.cli.output import Json, print_json, print_table, say
 from bridge.errors import DatasetError
 from bridge.settings import load_settings
 from bridge.training.datasets import DatasetStore, load_room
-from bridge.training.request import TARGETS, parse_request
+from bridge.training.request import MOST_CHANNELS, SMALLEST_SIDE, TARGETS, parse_request
 
 datasets = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +22,6 @@ datasets = typer.Typer(
 _SHOWN_HASH = len("sha256:") + 12
 _SHOWN_CLASSES = 10
 _INPUT_AND_TARGET = 2  # columns
-_SMALLEST_SIDE, _MOST_CHANNELS = 4, 16  # of `cnn`, see docs/training.md
 
 
 def _store() -> DatasetStore:
@@ -263,9 +262,9 @@ def _training_command(found: dict[str, Any]) -> str:
 def _architecture_for(shapes: list[list[int]]) -> str:
     """One that takes rows of numbers like these; `cnn` has bounds that narrow sequences miss."""
     shape = max(shapes, key=len, default=[])
-    if len(shape) in {2, 3} and min(shape[-2:]) >= _SMALLEST_SIDE:
+    if len(shape) in {2, 3} and min(shape[-2:]) >= SMALLEST_SIDE:
         channels = shape[0] if len(shape) == 3 else 1  # noqa: PLR2004
-        if channels <= _MOST_CHANNELS:
+        if channels <= MOST_CHANNELS:
             return "cnn"
     return "transformer" if len(shape) == 2 else "mlp"  # noqa: PLR2004
 

@@ -30,14 +30,18 @@ from torch import nn
 from bridge.errors import BridgeError, DatasetError, InvalidTrainingRequestError
 from bridge.tensors import Array
 from bridge.training.moments import mean_and_scale
-from bridge.training.request import Task, architectures, parse_options
+from bridge.training.request import (
+    MOST_CHANNELS,
+    SMALLEST_SIDE,
+    Task,
+    architectures,
+    parse_options,
+)
 from bridge.training.streams import Inputs
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 _OPTIONS = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-_MOST_CHANNELS = 16
-_SMALLEST_SIDE = 4
 _CONSTANT = 1e-30  # a float32 can divide by what is above; of equal numbers it is 0 exactly
 _COPIES = 4  # weights, gradients, and the two moments of AdamW
 
@@ -107,17 +111,17 @@ class CNN:
     def build(input_shape: tuple[int, ...], outputs: int, options: CNNOptions) -> nn.Module:
         """See `Architecture.build`."""
         shape = (1, *input_shape) if len(input_shape) == 2 else input_shape  # noqa: PLR2004
-        if len(shape) != 3 or min(shape[1:]) < _SMALLEST_SIDE or shape[0] > _MOST_CHANNELS:  # noqa: PLR2004
+        if len(shape) != 3 or min(shape[1:]) < SMALLEST_SIDE or shape[0] > MOST_CHANNELS:  # noqa: PLR2004
             raise DatasetError(
                 f"cnn takes images [height, width] or [channels, height, width] with sides of at "
-                f"least {_SMALLEST_SIDE} and at most {_MOST_CHANNELS} channels, got rows of shape "
+                f"least {SMALLEST_SIDE} and at most {MOST_CHANNELS} channels, got rows of shape "
                 f"{list(input_shape)}; for rows of numbers use mlp, and move the channels of "
                 f"[height, width, channels] to the front"
             )
         channels, side = shape[0], min(shape[1:])
         layers: list[nn.Module] = [] if len(input_shape) == len(shape) else [_Grey()]
         for index, size in enumerate(options.channels):
-            if index and side >= 2 * _SMALLEST_SIDE:
+            if index and side >= 2 * SMALLEST_SIDE:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
             convolution = nn.Conv2d(channels, size, 3, padding=1, bias=False)

@@ -36,6 +36,9 @@ ARCHITECTURES = "bridge.architectures"
 TARGETS = ("target", "label", "class", "y")
 """Columns that are taken for the target where the caller names none."""
 
+SMALLEST_SIDE, MOST_CHANNELS = 4, 16
+"""Of images that `cnn` takes."""
+
 Task = Literal["classification", "multi-label", "regression"]
 Variant = Literal["fp32", "fp16", "int8"]
 Metric = Literal["accuracy", "f1", "exact_match", "r2", "loss", "rmse", "mae"]
