@@ -1,6 +1,7 @@
 """What people read: figures, what fits on a screen that does not scroll, and how it ends."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,15 @@ from bridge.errors import InvalidInputError, TritonUnavailableError
 from bridge.overview import Overview
 from bridge.overview.parts import Part
 from bridge.overview.pools import Worker
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    """The command line silences some, for all that runs in its process."""
+    levels = {name: logging.getLogger(name).level for name in ("aio_pika", "aiormq")}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.mark.parametrize(
