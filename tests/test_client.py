@@ -78,7 +78,7 @@ async def never(*arguments, **options):
 
 async def test_sending_takes_no_longer_than_the_caller_waits(monkeypatch):
     client = Told(REPLY)
-    monkeypatch.setattr(client, "_kick", never)
+    monkeypatch.setattr(client._connections, "send", never)
     with pytest.raises(errors.QueueError, match=r"not taken within 0\.1 s"):
         await asyncio.wait_for(client.infer("double", {"x": [[1]]}, timeout_s=0.1), 60)
     monkeypatch.setattr("bridge.client.door._LEAST_SENDING_S", 0.2)
@@ -90,7 +90,7 @@ async def test_sending_takes_no_longer_than_the_caller_waits(monkeypatch):
 async def test_who_does_not_wait_does_not_send(monkeypatch, timeout_s):
     """As with what a deadline of one's own has left."""
     client = Told(REPLY)
-    monkeypatch.setattr(client, "_kick", never)
+    monkeypatch.setattr(client._connections, "send", never)
     with pytest.raises(errors.QueueError, match=f"not sent: its caller waits for {timeout_s:g} s"):
         await asyncio.wait_for(client.infer("double", {"x": [[1]]}, timeout_s=timeout_s), 60)
 
@@ -103,7 +103,7 @@ async def test_who_waits_without_end_has_no_deadline(monkeypatch):
         return "t", None
 
     client = Told(REPLY)
-    monkeypatch.setattr(client, "_kick", kick)
+    monkeypatch.setattr(client._connections, "send", kick)
     for timeout_s in (float("inf"), None):
         await client.infer("double", {"x": [[1]]}, timeout_s=timeout_s)
     assert sent == [{}, {}]
@@ -126,7 +126,7 @@ async def test_fetching_takes_no_longer_than_the_caller_waits(monkeypatch):
 
 async def test_an_array_without_elements_is_no_upload(tmp_path):
     client = BridgeClient(Settings())
-    client._payloads = open_payloads(Settings(bridge_payload_url=tmp_path.as_uri()))
+    client._connections.payloads = open_payloads(Settings(bridge_payload_url=tmp_path.as_uri()))
     with pytest.raises(errors.ShapeError, match="without elements"):
         await client.upload(np.zeros((0, 4), np.float32))
     await client.close()

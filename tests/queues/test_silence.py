@@ -178,7 +178,7 @@ async def test_a_message_whose_connection_falls_silent_is_handed_back(settings):
 
 
 async def test_a_client_leaves_a_rabbitmq_that_says_no_goodbye(peer, redis_server, monkeypatch):
-    monkeypatch.setattr("bridge.client.door._CLOSE_S", 0.2)
+    monkeypatch.setattr("bridge.client.connections._CLOSE_S", 0.2)
     settings = Settings(
         rabbitmq_host="127.0.0.1", rabbitmq_port=peer.port, redis_url=redis_server.url
     )

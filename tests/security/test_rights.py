@@ -182,16 +182,16 @@ async def test_a_callers_redis_user_hears_and_reads_but_does_not_write(
 ):
     results = RedisResults(settings_of(environment))
     async with BridgeClient(settings_of(caller)) as client:
-        waiter = client._replies.expect("a-task")
-        await results.save("a-task", RESULT, client._replies.token)
+        waiter = client._connections.replies.expect("a-task")
+        await results.save("a-task", RESULT, client._connections.replies.token)
         async with asyncio.timeout(30):
             await waiter.arrived.wait()  # only a push, or a lost connection, sets it
         assert decode_result(waiter.value).return_value == 7
         assert (await client.wait("a-task")).return_value == 7
         for forbidden in (
-            lambda: client._redis.set("a-task", b""),
-            lambda: client._redis.delete("a-task"),
-            lambda: client._redis.publish("bridge:reply:a", b""),
+            lambda: client._connections.redis.set("a-task", b""),
+            lambda: client._connections.redis.delete("a-task"),
+            lambda: client._connections.redis.publish("bridge:reply:a", b""),
         ):
             with pytest.raises(NoPermissionError):
                 await forbidden()
@@ -205,6 +205,6 @@ async def test_a_caller_without_channels_reads_its_results(
     url = users_redis.url_of("no-channels", redis_door.port)
     async with BridgeClient(settings_of(caller, REDIS_URL=url)) as client:
         waiting = asyncio.create_task(client.wait("unheard"))
-        await results.save("unheard", RESULT, client._replies.token)
+        await results.save("unheard", RESULT, client._connections.replies.token)
         assert (await waiting).return_value == 7
     await results.shutdown()

@@ -273,7 +273,7 @@ async def test_a_task_that_was_run_twice_keeps_its_first_result(caller, here):
 async def test_a_task_that_never_came_to_the_queue_leaves_no_payload(here, monkeypatch, rabbitmq):
     before = await settled(here)
     async with BridgeClient(here) as client:
-        broker = client._brokers["inference"]
+        broker = client._connections.broker("inference")
 
         async def refuse(message):
             raise errors.QueueError("no")

@@ -200,7 +200,7 @@ async def test_after_a_workers_death_the_next_ends_it_as_it_was_decided(
     with pytest.raises(TooLateError):
         await pool.client.handle(task_id).cancel()
     labels = {"deadline": time.time() - 5}
-    await pool.client._kick("training", "train_model", request, labels, task_id)
+    await pool.client._connections.send("training", "train_model", request, labels, task_id)
     await pool.start()
     handle = pool.client.handle(task_id)
     if published:

@@ -174,7 +174,9 @@ async def test_a_training_ends_at_its_own_deadline_only(pool):
     await pool.start(BRIDGE_DEADLINE_S="0.001")  # is for inference
     request = ("few", {**CNN, "model_id": "short-of-time"}, LONG)
     ends = time.time() + 15
-    task_id, _ = await pool.client._kick("training", "train_model", request, {"deadline": ends})
+    task_id, _ = await pool.client._connections.send(
+        "training", "train_model", request, {"deadline": ends}
+    )
     handle = pool.client.handle(task_id)
     with pytest.raises(TaskExpiredError):
         await handle.result(60)

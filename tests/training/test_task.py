@@ -74,6 +74,6 @@ async def test_a_queued_training_reports_and_ends_in_a_live_model(client, traine
     with pytest.raises(DatasetError, match="there is no dataset 'nowhere'"):
         await missing.result(30)
     for arguments in ((), ("few",), ("few", {"architecture": "mlp"}, {}, "more")):
-        task_id, _ = await client._kick("training", "train_model", arguments)
+        task_id, _ = await client._connections.send("training", "train_model", arguments)
         with pytest.raises(InvalidTrainingRequestError, match=r"must be an object|got 4 arguments"):
             await client.handle(task_id).result(30)
