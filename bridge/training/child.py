@@ -11,12 +11,10 @@ too, is really free afterwards.
 """
 
 import contextlib
-import ctypes
 import importlib
 import io
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -24,17 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bridge.training.failures import told
+from bridge.training.kernel import be_called, die_with
 
 BUSY, WAITING = "mlbridge-train", "mlbridge-spare"
 """What the system calls this process: with a job, and before it has one."""
-
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
 
 
 def main() -> int:
     """Do one job; returns the exit status."""
     die_with(int(sys.argv[2]))
-    _be_called(WAITING, 1000)
+    be_called(WAITING, 1000)
     # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
@@ -62,7 +59,7 @@ def main() -> int:
 
 def _begin(job: dict[str, Any]) -> None:
     """What it prints goes where the job has it."""
-    _be_called(BUSY, 500)
+    be_called(BUSY, 500)
     with Path(job["log"]).open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -73,28 +70,6 @@ def _hear(orders: io.FileIO, stop: threading.Event) -> None:
     for line in orders:
         if line.strip() == b"stop":
             stop.set()
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when the worker dies, however it dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _be_called(name: str, oom_score_adj: int) -> None:
-    """What people see who look at `ps` or `top`, and the kernel where memory runs out.
-
-    Args:
-        name: at most 15 bytes.
-        oom_score_adj: it takes whoever has most memory, and counts this one as if it had so many
-            thousandths of the machine's, or the container's, more.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-    with contextlib.suppress(OSError):  # no procfs, or a sandbox that forbids it
-        Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj))
 
 
 if __name__ == "__main__":
