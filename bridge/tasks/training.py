@@ -38,6 +38,7 @@ from bridge.errors import (
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
 from bridge.labels import baton_of, continued, priority_of
+from bridge.orphans import leave_none
 from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
 from bridge.training.checkpoints import Checkpoints
@@ -66,6 +67,7 @@ _WORKER = worker_name()
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client for the life of the process, made after taskiq's fork."""
+    leave_none()
     exits = state.exits = AsyncExitStack()
     triton = state.triton = TritonClient.from_settings(settings)
     exits.push_async_callback(triton.close)

@@ -11,6 +11,7 @@ too, is really free afterwards.
 """
 
 import contextlib
+import ctypes
 import importlib
 import io
 import json
@@ -21,17 +22,19 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from bridge.orphans import die_with
 from bridge.training.failures import told
-from bridge.training.kernel import be_called, die_with
 
 BUSY, WAITING = "mlbridge-train", "mlbridge-spare"
 """What the system calls this process: with a job, and before it has one."""
+
+_PR_SET_NAME = 15  # linux/prctl.h
 
 
 def main() -> int:
     """Do one job; returns the exit status."""
     die_with(int(sys.argv[2]))
-    be_called(WAITING, 1000)
+    _be_called(WAITING, 1000)
     # Unbuffered: a buffer's lock would be held by the waiting thread when Python ends.
     orders = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as it lives
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as lines:
@@ -59,7 +62,7 @@ def main() -> int:
 
 def _begin(job: dict[str, Any]) -> None:
     """What it prints goes where the job has it."""
-    be_called(BUSY, 500)
+    _be_called(BUSY, 500)
     with Path(job["log"]).open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -70,6 +73,19 @@ def _hear(orders: io.FileIO, stop: threading.Event) -> None:
     for line in orders:
         if line.strip() == b"stop":
             stop.set()
+
+
+def _be_called(name: str, oom_score_adj: int) -> None:
+    """What people see who look at `ps` or `top`, and the kernel where memory runs out.
+
+    Args:
+        name: at most 15 bytes.
+        oom_score_adj: it takes whoever has most memory, and counts this one as if it had so many
+            thousandths of the machine's, or the container's, more.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+    with contextlib.suppress(OSError):  # no procfs, or a sandbox that forbids it
+        Path("/proc/self/oom_score_adj").write_text(str(oom_score_adj))
 
 
 if __name__ == "__main__":

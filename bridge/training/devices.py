@@ -31,8 +31,8 @@ from bridge.errors import (
     TrainingFailedError,
     error_class,
 )
+from bridge.orphans import die_with
 from bridge.training.failures import told
-from bridge.training.kernel import die_with
 from bridge.training.rendezvous import LOOPBACK, Meeting, register
 from bridge.training.threads import processors
 
