@@ -1,13 +1,17 @@
 """Take a version of a model out of service, or put it back: in the repository and in Triton.
 
 Enters: a repository, Triton, a model, a version. Leaves: callers get the newest version that is
-left. Whatever fails, both are as they were. Must not know tasks or queues.
+left. Whatever fails, both are as they were. One change of a model at a time: two would each see
+half of the other. Must not know tasks or queues.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from bridge.errors import BridgeError, ModelLoadError, PublishError, UnknownModelError
@@ -84,6 +88,12 @@ async def take_out(
         BridgeError: Triton or the disk refused; nothing has changed.
     """
     number = newest(repository, model, version)
+    async with _alone(repository.root / model):
+        newest(repository, model, number)  # still?
+        return await _take_out(repository, triton, model, number)
+
+
+async def _take_out(repository: ModelRepository, triton: Triton, model: str, number: int) -> Change:
     states = [it for it in await triton.index() if it.name == model]  # says whether we may, too
     served = any(it.ready for it in states)
     # Where nothing is served, one before that does not load either takes nothing away.
@@ -122,15 +132,41 @@ async def put_back(
             "MODEL_REPOSITORY must be the one where that was done"
         )
     number = kept[-1] if version is None else version
-    await _serving(triton, model)
-    restore(repository, model, number)
-    try:
-        serving = await _follow(repository, triton, model)
-    except (BridgeError, asyncio.CancelledError):
-        withdraw(repository, model, number, keep=True)
-        await _tell_all_again(repository, triton, model)
-        raise
+    async with _alone(repository.root / model):
+        await _serving(triton, model)
+        restore(repository, model, number)
+        try:
+            serving = await _follow(repository, triton, model)
+        except (BridgeError, asyncio.CancelledError):
+            withdraw(repository, model, number, keep=True)
+            await _tell_all_again(repository, triton, model)
+            raise
     return Change(model, number, serving)
+
+
+@contextlib.asynccontextmanager
+async def _alone(home: Path) -> AsyncIterator[None]:
+    """Wait until no other process changes the model in this folder.
+
+    The folder itself is locked, as whoever may rename in it may not write another's lock file.
+    """
+    descriptor = os.open(home, os.O_RDONLY)
+    try:
+        while not _locked(descriptor):  # noqa: ASYNC110 - it is another process's lock
+            await asyncio.sleep(_LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks it
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems lock no folders
+        return True
+    return True
 
 
 async def _follow(

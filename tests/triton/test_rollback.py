@@ -165,6 +165,34 @@ async def test_where_somebody_loses_patience_nothing_changes(
     assert await factor(client, model) == 3
 
 
+async def test_two_at_once_take_out_one_after_the_other(client, repository, model, monkeypatch):
+    """The second took out the version that the first had Triton load.
+
+    The first put its bad one back, which served on.
+    """
+    loading, go_on, load = asyncio.Event(), asyncio.Event(), client.load
+
+    async def slow(name):
+        loading.set()
+        await go_on.wait()
+        await load(name)
+
+    monkeypatch.setattr(client, "load", slow)
+    first = asyncio.create_task(take_out(repository, client, model))
+    await asyncio.wait_for(loading.wait(), 10)
+    second = asyncio.create_task(take_out(repository, client, model))
+    await asyncio.sleep(0.5)
+    assert repository.versions(model) == [1]
+    go_on.set()
+    assert (await first).serving == [1]
+    assert (await second).serving == []
+    back = [put_back(repository, client, model, 2) for _ in range(2)]
+    one, other = await asyncio.gather(*back, return_exceptions=True)
+    assert one.serving == [2]
+    assert "no version 2" in str(other)
+    assert await factor(client, model) == 3
+
+
 async def test_without_the_key_nothing_changes(triton, client, repository, model):
     async with TritonClient([triton.address], "wrong") as stranger:
         with pytest.raises(RestrictedError):
