@@ -7,6 +7,7 @@ tree. Must not know queues, tasks or messages. With `triton_channel` the only fi
 import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any, Self
 
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2
@@ -122,7 +123,7 @@ class TritonClient:
         if key not in self._fetches:
             fetch = self._fetch_spec(name, version)
             self._fetches[key] = asyncio.create_task(fetch, context=Context())  # many share it
-            self._fetches[key].add_done_callback(lambda _: self._fetches.pop(key, None))
+            self._fetches[key].add_done_callback(partial(self._fetched, key))
         return await asyncio.shield(self._fetches[key])
 
     async def infer(
@@ -291,6 +292,11 @@ class TritonClient:
         request = service_pb2.ModelStatisticsRequest(name=name)
         replies = await self._of_each(lambda it: it.call(it.stub.ModelStatistics, request, name))
         return [each for reply in replies for each in reply.model_stats]
+
+    def _fetched(self, key: tuple[str, str], fetch: asyncio.Task[ModelSpec]) -> None:
+        self._fetches.pop(key, None)
+        if not fetch.cancelled():
+            fetch.exception()  # who asked may have gone meanwhile: asyncio need not complain
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)

@@ -188,6 +188,12 @@ async def test_one_that_does_not_come_back_is_the_end_of_the_callers_time(triton
     await away.outage.close()
 
 
+async def test_the_log_says_why_triton_is_away(triton, caplog):
+    away = Away(triton, 3)
+    await Inference(triton, outage=away.outage).answer(Request("double", ROWS, None, timeout_s=1))
+    assert "Triton is away: nothing is consumed until it is back (away)" in caplog.messages
+
+
 async def test_without_a_limit_the_task_is_given_back_to_its_queue(triton, monkeypatch):
     monkeypatch.setattr("bridge.inference._AWAY_S", 0.2)
     away = Away(triton, 1000)

@@ -159,7 +159,7 @@ class Inference:
                     f"Triton did not answer for {name!r}, nor does it now"
                 )
                 giving_back = loop.time() + _AWAY_S
-            if await self._back(min(end, giving_back)):
+            if await self._back(min(end, giving_back), away):
                 continue
             if loop.time() < end:
                 raise away
@@ -174,13 +174,13 @@ class Inference:
                 return await self._outage.silent()
         return False
 
-    async def _back(self, until: float) -> bool:
+    async def _back(self, until: float, away: TritonUnavailableError) -> bool:
         """Wait for a Triton that is away; whether it was back in time, by the loop's clock."""
         if self._outage is None or asyncio.get_running_loop().time() >= until:
             return False
         try:
             async with asyncio.timeout_at(until):
-                await self._outage.over()
+                await self._outage.over(away)
         except TimeoutError:
             return False
         return True

@@ -38,11 +38,11 @@ class Outage:
         """For how many seconds it has been away; 0: it is not."""
         return 0.0 if self.began_at is None else time.monotonic() - self.began_at
 
-    async def over(self) -> None:
-        """Report the server away, and wait until it is ready."""
+    async def over(self, reason: Exception) -> None:
+        """Report the server away, for the reason that the log shall tell; wait until it is ready."""
         if self._asking is None or self._asking.done():
             self.began_at = time.monotonic()
-            self._asking = asyncio.create_task(self._ask())
+            self._asking = asyncio.create_task(self._ask(reason))
         await asyncio.shield(self._asking)
 
     async def silent(self) -> bool:
@@ -60,8 +60,8 @@ class Outage:
     async def _look(self) -> bool:
         return await self._ready()
 
-    async def _ask(self) -> None:
-        logger.warning("%s is away: nothing is consumed until it is back", self._name)
+    async def _ask(self, reason: Exception) -> None:
+        logger.warning("%s is away: nothing is consumed until it is back (%s)", self._name, reason)
         pause_s = _FIRST_PAUSE_S
         while True:
             await asyncio.sleep(pause_s)

@@ -1,6 +1,7 @@
 """The gRPC client against real Triton servers."""
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -56,6 +57,20 @@ def test_one_instance_elsewhere_is_enough(kinds, there):
 async def test_concurrent_spec_calls_share_one_request(client):
     specs = await asyncio.gather(*(client.model_spec("double") for _ in range(50)))
     assert all(spec is specs[0] for spec in specs)
+
+
+async def test_a_spec_that_nobody_waits_for_any_more_fails_quietly():
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with TritonClient(["127.0.0.1:1"]) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await client.model_spec("double")
+        async with asyncio.timeout(20):
+            while client._fetches:
+                await asyncio.sleep(0.05)
+    gc.collect()
+    assert not told
 
 
 @pytest.mark.parametrize(
