@@ -71,4 +71,6 @@ def redis_advice(error: Exception, shown: str, server: Server = REDIS) -> str:
     if "used memory > 'maxmemory'" in str(error):  # of a pipeline or script, no class of its own
         return "it is full: docs/runbook.md, RedisNearLimit, says how to make room"
     encrypted = shown.startswith("rediss:")
+    if encrypted and kind == "TimeoutError":  # a Redis without TLS does not answer a TLS greeting
+        return f"check {server.address}: does it speak TLS there?"
     return tls_advice(str(error), server, encrypted=encrypted) or f"check {server.address}"

@@ -19,6 +19,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend
 from taskiq_redis.exceptions import ResultIsMissingError
 
+from bridge.advice import redis_advice
 from bridge.background import end
 from bridge.cancellations import Cancellations
 from bridge.channels import leave_replica
@@ -119,6 +120,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         )
         self._script: Any = self._redis.register_script(_SAVE)  # whose answer has no type
         self.cancellations = Cancellations(self._redis, settings.bridge_result_ttl_s)
+        self._shown = settings.redis_shown
         self._asking = asyncio.Semaphore(_ASKING)
         self._pending: list[_Pending] = []
         self._writer: asyncio.Task[None] | None = None
@@ -187,7 +189,11 @@ class RedisResults(RedisAsyncResultBackend[Any]):
                 try:
                     return bool(await self._redis.exists(task_id))
                 except Exception as error:  # noqa: BLE001 - as `_write`
-                    logger.warning("cannot ask Redis for a result, trying again: %s", error)
+                    logger.warning(
+                        "cannot ask Redis for a result, trying again: %s; %s",
+                        error,
+                        redis_advice(error, self._shown),
+                    )
                     await asyncio.sleep(_RETRY_MOST_S)
 
     async def _write(self) -> None:
@@ -204,10 +210,11 @@ class RedisResults(RedisAsyncResultBackend[Any]):
             self._pending = [*failures, *self._pending]
             failure = next(iter(failures.values()))
             logger.warning(
-                "Redis did not take %d results, trying again in %.1f s: %s",
+                "Redis did not take %d results, trying again in %.1f s: %s; %s",
                 len(failures),
                 pause_s,
                 failure,
+                redis_advice(failure, self._shown),
             )
             await leave_replica(self._redis, failure)
             await asyncio.sleep(pause_s)

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from bridge.cli.output import errors, say
 from bridge.embedded.workers import worker_command
 from bridge.errors import SettingsError
 from bridge.queues import build_broker
+from bridge.queues.reach import redis_away
 from bridge.settings import Settings, load_settings
 
 
@@ -52,12 +54,14 @@ def _check_group(settings: Settings, pool: Pool, count: int) -> None:
         )
 
 
-async def _check_queue(settings: Settings, pool: Pool) -> None:
+async def _check_servers(settings: Settings, pool: Pool) -> None:
     broker = build_broker(settings, pool.value)
     try:
         await broker.startup()
     finally:
         await broker.shutdown()
+    if (away := await redis_away(settings)) is not None:
+        say(f"{away}: the workers start, and results wait for it", errors)
 
 
 def worker(
@@ -84,8 +88,8 @@ def worker(
     A stop takes no new messages and finishes what is in hand. Exit code 75 says that something
     was not finished in time and went back to its queue, where another worker takes it.
 
-    The queue is reached for once before the processes start, so that a wrong address or password
-    is one clear sentence.
+    Queue and Redis are reached for once before the processes start, so that a wrong address or
+    password is one clear sentence. A Redis that is away is waited for.
 
     Example: `TRITON_URL=gpu-1:8001 mlbridge worker inference --workers 4`
     """
@@ -93,7 +97,7 @@ def worker(
     count = workers or (settings.ml_worker_count if pool is Pool.INFERENCE else 1)
     _check_port(settings)
     _check_group(settings, pool, count)
-    asyncio.run(_check_queue(settings, pool))
+    asyncio.run(_check_servers(settings, pool))
     if drain_timeout_s is None:
         drain_timeout_s = settings.bridge_drain_timeout_s
     os.environ["BRIDGE_DRAIN_TIMEOUT_S"] = str(drain_timeout_s)

@@ -39,7 +39,7 @@ class Outage:
         return 0.0 if self.began_at is None else time.monotonic() - self.began_at
 
     async def over(self, reason: Exception) -> None:
-        """Report the server away, for the reason that the log shall tell; wait until it is ready."""
+        """Report the server away, with the reason for the log, and wait until it is ready."""
         if self._asking is None or self._asking.done():
             self.began_at = time.monotonic()
             self._asking = asyncio.create_task(self._ask(reason))

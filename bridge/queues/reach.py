@@ -10,12 +10,17 @@ from contextlib import asynccontextmanager, contextmanager
 
 import aiormq.exceptions
 from aio_pika.abc import AbstractConnection
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from bridge.channels import REDIS_LOST
+from bridge.errors import QueueError
 from bridge.queues.topology import connect
-from bridge.queues.trouble import rabbitmq_trouble, redis_trouble
+from bridge.queues.trouble import rabbitmq_trouble, redis_refuses, redis_trouble
 from bridge.settings import Settings
 from bridge.stopping import told_to_stop
+
+_REDIS_S = 5.0
 
 
 @asynccontextmanager
@@ -55,3 +60,24 @@ def using_redis(where: str) -> Iterator[None]:
         yield
     except REDIS_LOST as error:
         raise redis_trouble(error, where) from None
+
+
+async def redis_away(settings: Settings) -> QueueError | None:
+    """Why Redis does not answer now; None where it does.
+
+    Raises:
+        QueueError: it answers, and will never let us in: it refuses the user or the database.
+    """
+    try:
+        async with Redis.from_url(
+            settings.redis_connect_url, socket_timeout=_REDIS_S, socket_connect_timeout=_REDIS_S
+        ) as redis:
+            await redis.ping()
+    except NoPermissionError:
+        return None
+    except REDIS_LOST as error:
+        trouble = redis_trouble(error, settings.redis_shown)
+        if redis_refuses(error):
+            raise trouble from None
+        return trouble
+    return None

@@ -50,3 +50,8 @@ def redis_trouble(error: Exception, where: str) -> QueueError:
         where: the address, as a person may see it.
     """
     return QueueError(f"cannot use Redis at {where} ({error}); {redis_advice(error, where)}")
+
+
+def redis_refuses(error: Exception) -> bool:
+    """Whether waiting does not help: Redis refuses the user, or does not have the database."""
+    return type(error).__name__.startswith("Authentication") or "DB index" in str(error)

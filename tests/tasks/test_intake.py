@@ -201,6 +201,7 @@ async def test_a_full_redis_keeps_nobody_from_their_result(
             async with asyncio.timeout(20):
                 while "Redis did not take" not in worker.log.read_text():
                     await asyncio.sleep(0.05)
+            assert "it is full: docs/runbook.md, RedisNearLimit" in worker.log.read_text()
             assert await store.dbsize() == 0
             await store.config_set("maxmemory", "0")
             for item in waiting:
