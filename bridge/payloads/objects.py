@@ -132,9 +132,11 @@ class Objects:
                 raise
             logger.debug("the payload store failed: %s", text)
             reason = text.partition("\n")[0][:200]
+            advice = "check BRIDGE_PAYLOAD_URL and the store's credentials"
+            if "kind: Connect" in text:
+                advice = "nothing answers there: check BRIDGE_PAYLOAD_ENDPOINT"
             raise PayloadStoreError(
-                f"cannot use the payload store {self._shown} ({reason}); check BRIDGE_PAYLOAD_URL "
-                "and the store's credentials"
+                f"cannot use the payload store {self._shown} ({reason}); {advice}"
             ) from None
 
 

@@ -236,7 +236,8 @@ async def test_a_store_that_is_away_is_worth_another_try(scheme, direction, monk
     with pytest.raises(errors.PayloadStoreError, match="input 'x': cannot use") as caught:
         await transfer()
     assert caught.value.fate is errors.Fate.RETRY
-    assert "BRIDGE_PAYLOAD_URL" in str(caught.value)
+    address = {"s3": "BRIDGE_PAYLOAD_ENDPOINT", "redis": "BRIDGE_PAYLOAD_URL"}[scheme]
+    assert f"check {address}" in str(caught.value)
     assert "hidden-word" not in str(caught.value)
     await payloads.close()
 
