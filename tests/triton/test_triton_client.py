@@ -61,15 +61,19 @@ async def test_concurrent_spec_calls_share_one_request(client):
 
 async def test_a_spec_that_nobody_waits_for_any_more_fails_quietly():
     told = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    async with TritonClient(["127.0.0.1:1"]) as client:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0):
-                await client.model_spec("double")
-        async with asyncio.timeout(20):
-            while client._fetches:
-                await asyncio.sleep(0.05)
-    gc.collect()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    try:
+        async with TritonClient(["127.0.0.1:1"]) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await client.model_spec("double")
+            async with asyncio.timeout(20):
+                while client._fetches:
+                    await asyncio.sleep(0.05)
+        gc.collect()
+    finally:
+        loop.set_exception_handler(None)
     assert not told
 
 
