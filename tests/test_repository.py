@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bridge.errors import InvalidNameError, PublishError, UnknownModelError
+from bridge.errors import InvalidNameError, PublishError, RepositoryWriteError, UnknownModelError
 from bridge.repository import (
     ModelRepository,
     Signature,
@@ -47,6 +48,26 @@ def files(tmp_path):
 def publish(repository, files, model="m", task="t", **kwargs):
     candidate = repository.lay_candidate(model, files, signature(**kwargs))
     return repository.publish(candidate, {"task_id": task})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_told_in_one_line(tmp_path, files):
+    """There was a list of all files, each with both of its paths."""
+    (files / "weights.safetensors").write_bytes(bytes(100_000))
+    (files / "model.onnx").write_bytes(bytes(100_000))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "small", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this container mounts nothing")
+    try:
+        repository = ModelRepository(disk)
+        with pytest.raises(RepositoryWriteError, match="No space left on device") as raised:
+            repository.lay_candidate("m", files, signature())
+        assert "(" not in str(raised.value)
+        assert folders(repository) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def folders(repository):

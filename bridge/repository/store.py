@@ -162,6 +162,20 @@ class ModelRepository:
 
     # ---- publishing -----------------------------------------------------------------------
 
+    def check_writable(self) -> None:
+        """See that a folder can be made.
+
+        Raises:
+            RepositoryWriteError: it cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".staging-{uuid.uuid4().hex[:12]}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def lay_candidate(self, model: str, files: Path, signature: Signature) -> Candidate:
         """Copy exported files into the repository as a whole model under a temporary name.
 
@@ -192,9 +206,7 @@ class ModelRepository:
             sync(self.root)
         except OSError as error:
             shutil.rmtree(staging, ignore_errors=True)
-            raise RepositoryWriteError(
-                f"cannot write to the model repository {self.root}: {error}"
-            ) from error
+            raise self._unwritable(error) from error
         return candidate
 
     def publish(self, candidate: Candidate, card: Mapping[str, Any]) -> int:
@@ -260,6 +272,11 @@ class ModelRepository:
                 self._discard(entry.name)
                 found.append(entry.name)
         return sorted(name for name in found if not name.startswith("."))
+
+    def _unwritable(self, error: OSError) -> RepositoryWriteError:
+        # Of several files that were copied there is a list: one of them tells it.
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        return RepositoryWriteError(f"cannot write to the model repository {self.root}: {why}")
 
     def _discard(self, name: str) -> None:
         # Out of Triton's sight in one step: it must not meet a half-deleted model.

@@ -30,10 +30,12 @@ from bridge.courtesy import is_busy
 from bridge.crashes import repair
 from bridge.deliveries import Dropped, Later, Turn
 from bridge.errors import (
+    BridgeError,
     CheckpointError,
     InvalidTrainingRequestError,
     LeaseLostError,
     PoisonousMessageError,
+    RepositoryWriteError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
@@ -61,6 +63,7 @@ if training_broker.is_worker_process:
 
 _PAUSED_S = 60.0  # between looks at a paused training; one that is resumed comes at once
 _NO_TRITON_S = _BUSY_S = 8.0
+_NO_ROOM_S = 16.0  # what is trained is exported each time
 _WORKER = worker_name()
 
 
@@ -222,17 +225,32 @@ async def _train_model(message: TaskiqMessage, turn: Turn) -> dict[str, Any] | L
     except LeaseLostError as error:
         log.warning("task %s is left alone: %s", task_id, error)
         return Later(settings.bridge_training_lease_s)
-    except TritonUnavailableError as error:
-        log.warning("task %s waits for Triton with its trained model: %s", task_id, error)
-        return Later(_NO_TRITON_S)
-    except GOES_ON as error:
-        if not training.goes_on_after(error):
-            raise
-        log.warning("task %s goes on from its checkpoint: %s", task_id, error)
+    except BridgeError as error:
+        wait_s = await _pause_s(error, training)
+        if wait_s is not None:
+            return Later(wait_s)
         result = None
     finally:
         await jobs.release(task_id, claim.number)
     return Later(instead=continued(message, claim.number)) if result is None else result
+
+
+async def _pause_s(error: BridgeError, training: Training) -> float | None:
+    """How long a training waits after an error that is no fault of its own; None: not at all.
+
+    Raises:
+        BridgeError: the error, as the training neither waits nor goes on after it.
+    """
+    if isinstance(error, TritonUnavailableError):
+        log.warning("task %s waits for Triton with its trained model: %s", training.task_id, error)
+        return _NO_TRITON_S
+    if isinstance(error, RepositoryWriteError) and await training.checkpoints.floor():
+        log.warning("task %s waits with what it has learnt: %s", training.task_id, error)
+        return _NO_ROOM_S
+    if not (isinstance(error, GOES_ON) and training.goes_on_after(error)):
+        raise error
+    log.warning("task %s goes on from its checkpoint: %s", training.task_id, error)
+    return None
 
 
 async def _claim(message: TaskiqMessage, checkpoints: Checkpoints) -> Claim:

@@ -218,6 +218,8 @@ class Training:
         self._resumed = start is not None
         facts = start.facts if start else {}
         await self._live.may_load(trained=bool(facts.get("finished")))
+        if start is None:  # before hours are spent on it
+            self._live.repository.check_writable()
         crew = self._crew(turn, start)
         if crew is not None and not await self._gather(crew, turn, on_progress):
             return None

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -153,6 +154,26 @@ async def test_who_comes_back_too_late_loses(pool):
     assert result["slices"] == 2
     await until(lambda: asyncio.sleep(0, "another worker has" in pool.log(first)), 20)
     assert (await handle.result(1))["model_version"] == "1"
+
+
+async def test_what_is_trained_waits_for_a_repository_that_takes_no_files(pool):
+    """It failed after a few tries, and hours of training with it."""
+    blocked = Path(pool.environment["MODEL_REPOSITORY"]) / ".publish.lock"
+    blocked.unlink(missing_ok=True)
+    blocked.mkdir()  # nobody can publish, root neither
+    await pool.start(BRIDGE_MAX_RETRIES="0")
+    handle = await pool.client.train("few", {**CNN, "model_id": "no-room"}, {"epochs": 1})
+
+    async def hindered():
+        return ((await handle.progress()) or {}).get("hindered")
+
+    try:
+        assert "cannot publish" in await until(hindered)
+        assert (await in_state(pool.client, handle, "queued")).slices == 1
+    finally:
+        blocked.rmdir()
+    assert (await handle.result(90))["slices"] == 2
+    assert pool.versions("no-room") == [1]
 
 
 async def test_training_gives_way_to_inference_and_goes_on(pool, redis_server):

@@ -230,6 +230,18 @@ async def test_a_full_repository_is_worth_another_try(
     assert nothing_left(settings)
 
 
+async def test_a_repository_that_cannot_be_written_is_told_before_anything_is_trained(
+    settings, fake_triton, trainings
+):
+    (settings.model_repository.parent / "file").touch()
+    nowhere = settings.model_copy(
+        update={"model_repository": settings.model_repository.parent / "file" / "models"}
+    )
+    with pytest.raises(RepositoryWriteError, match=r"cannot write to .*Not a directory"):
+        await start(nowhere, fake_triton)
+    assert trainings == []
+
+
 async def test_a_triton_that_has_forgotten_the_candidate_is_worth_another_try(
     settings, fake_triton, repository, monkeypatch
 ):
