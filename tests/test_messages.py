@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import msgpack
 import numpy as np
@@ -10,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqResult
 from taskiq.formatters.proxy_formatter import ProxyFormatter
+from taskiq.labels import prepare_label
 from taskiq.serializers import JSONSerializer
 
 from bridge import errors
-from bridge.messages import CONTENT_TYPE, MSGPACK, Formatter, decode_result, encode_result
+from bridge.messages import (
+    CONTENT_TYPE,
+    MSGPACK,
+    Formatter,
+    decode_result,
+    encode_result,
+    read_labels,
+)
 
 VALUES = st.recursive(
     st.none()
@@ -40,6 +49,20 @@ def test_json_is_read_and_written_as_stock_taskiq_does(args):
     made = message(args, {"a": "1"})
     assert Formatter().loads(stock.dumps(made).message) == made
     assert stock.loads(Formatter().dumps(made).message) == made
+
+
+@pytest.mark.parametrize("content_type", [{}, {CONTENT_TYPE: MSGPACK}], ids=["JSON", "msgpack"])
+@pytest.mark.parametrize("value", [3, 0.1, math.inf, True, "3", b"[1, 2]"])
+def test_labels_that_were_read_are_written_as_they_came(value, content_type):
+    """As those of a training are, with each slice of it."""
+    label, kind = prepare_label(value)
+    sent = message([], {"n": label, **content_type})
+    sent.labels_types = {"n": kind}
+    for _ in range(3):
+        sent = Formatter().loads(Formatter().dumps(sent).message)
+        read_labels(sent)
+        assert sent.labels["n"] == value
+        assert type(sent.labels["n"]) is type(value)
 
 
 @given(st.lists(VALUES | st.binary(max_size=16), max_size=3))

@@ -13,6 +13,7 @@ from typing import Any
 from taskiq import BrokerMessage, TaskiqMessage, TaskiqResult
 from taskiq.abc.formatter import TaskiqFormatter
 from taskiq.acks import parse_acknowledge_type
+from taskiq.labels import prepare_label
 
 from bridge.errors import (
     BridgeError,
@@ -76,7 +77,7 @@ class Formatter(TaskiqFormatter):
         fields = {
             "task_id": message.task_id,
             "task_name": message.task_name,
-            "labels": message.labels,
+            "labels": _as_typed(message.labels, message.labels_types or {}),
             "labels_types": message.labels_types,
             "args": message.args,
             "kwargs": message.kwargs,
@@ -148,6 +149,19 @@ def read_labels(message: TaskiqMessage) -> None:
             f"labels have {len(written):,} bytes, at most {_MOST_LABEL_BYTES:,} are taken: send "
             "what is large as an argument"
         )
+
+
+def _as_typed(labels: Labels, types: Labels) -> Labels:
+    """Labels as taskiq writes those whose type it names, for who reads a message that is sent on.
+
+    They have been read, and JSON would have them as something else.
+    """
+    return {
+        name: prepare_label(value)[0]
+        if name in types and isinstance(value, bytes | float)
+        else value
+        for name, value in labels.items()
+    }
 
 
 def encode_result(result: TaskiqResult[Any]) -> bytes:

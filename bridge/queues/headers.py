@@ -7,6 +7,7 @@ takes quadratic time for long ones. No task needs headers: what cannot be read i
 messages' are not looked at at all, so they are read when somebody asks for them, which is seldom.
 """
 
+import math
 import struct
 from typing import Any
 
@@ -78,13 +79,23 @@ def copied(headers: Headers) -> Headers:
     """Headers, or labels to be some, that somebody else wrote: what can be written and no more.
 
     Left out are those that would have RabbitMQ send copies; and, for a note, all of them where
-    they have no form in AMQP or are too long for a frame.
+    they have no form in AMQP or are too long for a frame. NaN and infinity become texts: RabbitMQ
+    ends the connection of whoever writes them, each time that it tries.
     """
-    kept = {name: it for name, it in headers.items() if name.lower() not in _ROUTING}
+    kept: Headers = {name: it for name, it in headers.items() if name.lower() not in _ROUTING}
     try:
+        kept = _finite(kept)
         size = len(pamqp.encode.field_table(kept))
     except (TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:
         return {_NOTE: f"left out: {error}"[:200]}
     if size <= _MOST_BYTES:
         return kept
     return {_NOTE: f"left out: {size:,} bytes, at most {_MOST_BYTES:,} are written"}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {name: _finite(it) for name, it in value.items()}
+    return [_finite(it) for it in value] if isinstance(value, list) else value

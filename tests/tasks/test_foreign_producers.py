@@ -1,6 +1,7 @@
 """Producers that have never heard of this package: a stock taskiq broker, and plain AMQP."""
 
 import asyncio
+import base64
 import json
 import uuid
 
@@ -129,6 +130,18 @@ async def test_an_error_is_named_for_clients_without_python(settings, worker):
     assert "takes shape [-1, 4], got [1, 2]" in result["error"]["exc_message"][0]
 
 
+async def next_training(settings):
+    """Take the next message of the training queue, within less than a worker tries to send it."""
+    connection = await aio_pika.connect(settings.rabbitmq_url)
+    async with connection:
+        queue = await (await connection.channel()).get_queue("taskiq_ml_training")
+        async with asyncio.timeout(20):
+            while (message := await queue.get(fail=False)) is None:
+                await asyncio.sleep(0.05)
+        await message.ack()
+    return message
+
+
 async def test_train_model_on_the_inference_queue_is_handed_on_whole(settings, worker):
     task_id = uuid.uuid4().hex
     args = ["digits", {"architecture": "cnn"}, {"epochs": 1}]
@@ -141,13 +154,7 @@ async def test_train_model_on_the_inference_queue_is_handed_on_whole(settings, w
         "kwargs": {},
     }
     await publish(settings, body)
-    connection = await aio_pika.connect(settings.rabbitmq_url)
-    async with connection:
-        queue = await (await connection.channel()).get_queue("taskiq_ml_training")
-        async with asyncio.timeout(20):
-            while (message := await queue.get(fail=False)) is None:
-                await asyncio.sleep(0.05)
-        await message.ack()
+    message = await next_training(settings)
     handed = json.loads(message.body)
     assert handed["task_id"] == task_id
     assert handed["task_name"] == "train_model"
@@ -155,3 +162,24 @@ async def test_train_model_on_the_inference_queue_is_handed_on_whole(settings, w
     assert handed["labels"]["trace"] == "abc"
     assert int(handed["labels"]["priority"]) == 3
     assert message.headers["trace"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [("nan", 4), ("-inf", 4), (base64.b64encode(b"[1, 2]").decode(), 6), ("True", 5)],
+    ids=["not a number", "infinity", "bytes, as taskiq-pipelines sends them", "truth"],
+)
+async def test_labels_of_every_type_are_handed_on_as_they_came(settings, worker, label, kind):
+    """RabbitMQ ends the connection of whoever writes NaN: all that was to be sent waited."""
+    body = {
+        "task_id": uuid.uuid4().hex,
+        "task_name": "train_model",
+        "labels": {"of its own": label},
+        "labels_types": {"of its own": kind},
+        "args": [],
+        "kwargs": {},
+    }
+    await publish(settings, body)
+    message = await next_training(settings)
+    handed = json.loads(message.body)
+    assert handed | {"labels": {"of its own": str(handed["labels"]["of its own"])}} == body
