@@ -265,7 +265,11 @@ class QueueError(BridgeError):
 
 
 class MalformedMessageError(BridgeError):
-    """Not a taskiq message in JSON or msgpack."""
+    """Not a taskiq message in JSON or msgpack; the message is dead-lettered."""
+
+    outcome = Outcome.DEAD_LETTERED
+    task_id: str | None = None
+    """Of whoever waits for it; None: it cannot be told."""
 
 
 class MessageTooLargeError(BridgeError):

@@ -102,9 +102,7 @@ class Intake:
             if isinstance(message, TaskiqMessage):
                 TASK_ID.set(message.task_id)
                 return await self._take(message, delivery)
-            logger.warning("dead-lettered a message that is no task: %s", message)
-            await self._dead_letter(delivery, message)
-            await delivery.ack()
+            await self._refuse(delivery, message)
         except (Exception, asyncio.CancelledError) as error:
             if told_to_stop(error):
                 raise
@@ -316,6 +314,16 @@ class Intake:
             await maybe_awaitable(listener(message, result))
         await delivery.ack()
         self.observer.ended(message, None, outcome_of(error), None)
+
+    async def _refuse(self, delivery: Delivery, error: BridgeError) -> None:
+        """Dead-letter what is no task; whoever waits under an id that it has is told."""
+        logger.warning("dead-lettered a message that is no task: %s", error)
+        await self._dead_letter(delivery, error)
+        task_id = error.task_id if isinstance(error, MalformedMessageError) else None
+        if task_id is not None and not self._results.refuses(task_id):
+            message = TaskiqMessage(task_id=task_id, task_name="", labels={}, args=[], kwargs={})
+            await self._save(message, _result(message, None, error, 0.0))
+        await delivery.ack()
 
     async def _dead_letter(self, delivery: Delivery, error: BridgeError) -> None:
         await delivery.dead_letter(error)

@@ -143,11 +143,12 @@ def read_labels(message: TaskiqMessage) -> None:
             parse_acknowledge_type(message.labels["ack_type"])
         written = pack({"labels": message.labels}, binary=is_binary(message.labels))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MalformedMessageError(f"labels cannot be read: {error}"[:200]) from None
+        raise _unreadable(f"labels cannot be read: {error}"[:200], message.task_id) from None
     if len(written) > _MOST_LABEL_BYTES:
-        raise MalformedMessageError(
+        raise _unreadable(
             f"labels have {len(written):,} bytes, at most {_MOST_LABEL_BYTES:,} are taken: send "
-            "what is large as an argument"
+            "what is large as an argument",
+            message.task_id,
         )
 
 
@@ -236,7 +237,9 @@ def _task_message(fields: Any) -> TaskiqMessage:
         if get(name) and name not in wrong and not _TEXT.issuperset(map(type, fields[name])):
             wrong.append(f"a key of {name}")
     if wrong:
-        raise MalformedMessageError(f"not a task message; wrong or missing: {', '.join(wrong)}")
+        raise _unreadable(
+            f"not a task message; wrong or missing: {', '.join(wrong)}", get("task_id")
+        )
     return TaskiqMessage.model_construct(
         task_id=fields["task_id"],
         task_name=fields["task_name"],
@@ -245,6 +248,12 @@ def _task_message(fields: Any) -> TaskiqMessage:
         args=fields["args"],
         kwargs=fields["kwargs"],
     )
+
+
+def _unreadable(why: str, task_id: Any) -> MalformedMessageError:
+    error = MalformedMessageError(why)
+    error.task_id = task_id if isinstance(task_id, str) else None
+    return error
 
 
 def _unpacked(data: bytes, *, bounded: bool = False, exact: bool = False) -> Any:

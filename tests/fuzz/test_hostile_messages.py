@@ -40,11 +40,13 @@ async def publish(channel, own, messages):
 
 
 def result_id(own, body):
-    """Under which key a message has a result; None where it is no task."""
+    """Under which key a message has a result; None where it has no id."""
     try:
         message = Formatter(most_read=own.bridge_max_read_bytes).loads(body)
         read_labels(message)
-    except (errors.MalformedMessageError, errors.MessageTooLargeError):
+    except errors.MalformedMessageError as error:
+        return error.task_id
+    except errors.MessageTooLargeError:
         return None
     return message.task_id
 

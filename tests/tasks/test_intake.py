@@ -1,6 +1,7 @@
 """No message is lost: nonsense, strangers, a full Redis, a redelivery, a stop in the middle."""
 
 import asyncio
+import base64
 import json
 import uuid
 
@@ -141,6 +142,29 @@ async def test_a_task_that_nobody_knows_is_dead_lettered_and_its_caller_hears_of
     [letter] = await dead_letters(amqp, own, 1)
     assert json.loads(letter.body) == stranger
     assert letter.headers["x-bridge-error"] == "UnknownTaskError"
+
+
+def without(name):
+    return {key: value for key, value in task().items() if key != name}
+
+
+async def test_who_waits_for_what_cannot_be_read_hears_of_it(
+    amqp, own, own_environment, new_worker
+):
+    await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    not_text = {"labels": {"n": base64.b64encode(b"\xff").decode()}, "labels_types": {"n": 6}}
+    broken = {
+        "wrong or missing: kwargs": without("kwargs"),
+        "wrong or missing: labels": without("labels"),
+        "labels have": task(labels={"n": "x" * 2**16}),
+        "labels cannot be read": task(**not_text),
+    }
+    await publish(amqp, own, *broken.values())
+    await dead_letters(amqp, own, len(broken))
+    for said, message in broken.items():
+        result = await read(own, message["task_id"])
+        assert type(result.error) is errors.MalformedMessageError
+        assert said in str(result.error)
 
 
 @pytest.mark.parametrize("args", [[], ["double"], ["double", {}, "1", "more"]])
