@@ -161,6 +161,7 @@ class Intake:
         if (delivery.redelivered or delivery.attempt > 1) and await self._results.is_result_ready(
             message.task_id
         ):
+            await self._tell_again(message)
             await delivery.ack()  # it ended, and only its acknowledgement was lost
             if message.task_id in self.cancelled:  # or it was cancelled in the queue
                 self.observer.ended(message, None, Outcome.CANCELLED, None)
@@ -345,6 +346,15 @@ class Intake:
         for middleware in self._broker.middlewares:
             message = await maybe_awaitable(middleware.pre_execute(message))
         return message
+
+    async def _tell_again(self, message: TaskiqMessage) -> None:
+        """Where its worker ended before middlewares heard that the result is saved, none would.
+
+        The next step of a pipeline, for one, is sent by `post_save`.
+        """
+        result = await self._results.kept(message.task_id) if self._broker.middlewares else None
+        if result is not None:
+            await self._tell("post_save", message, result)
 
     async def _tell(self, hook: str, *arguments: Any) -> None:
         """Call a hook of every middleware; one that fails must not decide a message's fate."""

@@ -5,9 +5,10 @@ caller said (label `reply_to`) on which channel it listens.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
 
@@ -184,10 +185,22 @@ class RedisResults(RedisAsyncResultBackend[Any]):
 
     async def is_result_ready(self, task_id: str) -> bool:
         """Whether the task has a result. Waits for a Redis that is away."""
+        return bool(await self._asked(lambda: self._redis.exists(task_id)))
+
+    async def kept(self, task_id: str) -> TaskiqResult[Any] | None:
+        """The task's result, if it has one. Waits for a Redis that is away."""
+        value = await self._asked(lambda: self._redis.get(task_id))
+        if value is None:
+            return None
+        with contextlib.suppress(MalformedMessageError):  # somebody else's
+            return decode_result(value)
+        return None
+
+    async def _asked(self, ask: Callable[[], Any]) -> Any:
         async with self._asking:  # thousands of messages may be redelivered at once
             while True:
                 try:
-                    return bool(await self._redis.exists(task_id))
+                    return await ask()
                 except Exception as error:  # noqa: BLE001 - as `_write`
                     logger.warning(
                         "cannot ask Redis for a result, trying again: %s; %s",

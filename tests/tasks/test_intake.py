@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 import redis.asyncio
+from taskiq import TaskiqMiddleware
 
 from bridge import errors
 from bridge.client import BridgeClient
@@ -189,25 +190,53 @@ async def test_a_label_that_is_no_time_is_the_callers_error(client, settings, am
     assert f"label '{name}'" in str(result.error)
 
 
+async def take_and_drop(own, count):
+    """What a worker does that is killed."""
+    connection = await aio_pika.connect(own.rabbitmq_url)
+    async with connection:
+        queue = await (await connection.channel()).get_queue(own.taskiq_ml_queue)
+        for _ in range(count):
+            assert await queue.get()
+
+
+async def save_first(own, done):
+    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
+        await store.set(done["task_id"], b'{"is_err": false, "return_value": "the first"}')
+
+
 async def test_a_redelivered_task_that_has_a_result_is_not_run_again(
     amqp, own, own_environment, new_worker
 ):
     done, not_done = task(), task()
     await publish(amqp, own, done, not_done)
     # A worker that took both, saved one result, and was killed before it acknowledged.
-    connection = await aio_pika.connect(own.rabbitmq_url)
-    async with connection:
-        queue = await (await connection.channel()).get_queue(own.taskiq_ml_queue)
-        assert await queue.get()
-        assert await queue.get()
-    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
-        await store.set(done["task_id"], b'{"is_err": false, "return_value": "the first"}')
+    await take_and_drop(own, 2)
+    await save_first(own, done)
     await new_worker([*COMMAND, "--workers", "1"], own_environment)
     assert (await read(own, not_done["task_id"])).return_value["outputs"]["y"]
     async with asyncio.timeout(20):
         while (await queue_depths(own))[0].messages:
             await asyncio.sleep(0.05)
     assert (await read(own, done["task_id"])).return_value == "the first"
+
+
+async def test_middlewares_hear_of_a_result_whose_worker_was_killed_before_they_did(
+    amqp, own, listening
+):
+    """A pipeline's next step is sent by `post_save`."""
+    done, heard = task("t"), asyncio.Queue()
+
+    class Middleware(TaskiqMiddleware):
+        def post_save(self, message, result):
+            heard.put_nowait((message.task_id, result.return_value))
+
+    await publish(amqp, own, done)
+    await take_and_drop(own, 1)
+    await save_first(own, done)
+    async with listening(own, None, Middleware()), asyncio.timeout(20):
+        assert await heard.get() == (done["task_id"], "the first")
+        while (await queue_depths(own))[0].messages:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_full_redis_keeps_nobody_from_their_result(
