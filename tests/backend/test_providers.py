@@ -188,6 +188,10 @@ def test_only_arenas_that_there_are_are_shrunk():
     assert plan(text, "CPU").run_entries == {}
     arena = plan(text + parameters(enable_mem_arena="1"), "CPU")
     assert arena.run_entries == {SHRINKAGE: "cpu:0"}
+    graphs = "optimization { cuda { graphs: true } }"
+    assert plan(text + graphs).run_entries == {}, "a graph would be replayed on memory given back"
+    both = plan(text + parameters(enable_mem_arena="1") + graphs)
+    assert both.run_entries == {SHRINKAGE: "cpu:0"}
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,12 @@ class Plan:
 
     @property
     def run_entries(self) -> dict[str, str]:
-        """Of each run. An arena that the session does not have would fail it."""
-        there = {f"gpu:{self.device[1]}"} if self.device[0] == "cuda" else set()
+        """Of each run. An arena that the session does not have would fail it.
+
+        A graph is replayed on the memory that it was captured on: the GPU's arena keeps that.
+        """
+        shrinks_gpu = self.device[0] == "cuda" and not self.graphs
+        there = {f"gpu:{self.device[1]}"} if shrinks_gpu else set()
         there |= {"cpu:0"} if self.session["arena"] else set()
         shrinks = ";".join(arena for arena in self.shrinks if arena in there)
         return {_SHRINKAGE: shrinks} if shrinks else {}
