@@ -255,10 +255,11 @@ def _used(parameters: Hyperparameters, rows: int) -> dict[str, Any]:
 
 
 def _libraries() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that was not installed
-            found[name] = "unknown"
-    return found
+    return {name: _version(name) for name in _LIBRARIES}
+
+
+def _version(name: str) -> str:
+    for build in (name, f"{name}-gpu"):  # ONNX Runtime has two
+        with contextlib.suppress(PackageNotFoundError):
+            return version(build)
+    return "unknown"  # run from a checkout that was not installed

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from bridge.errors import TrainingFailedError
+from bridge.training import job
 from bridge.training.datasets import DatasetStore
 from bridge.training.folders import scratch_folder, work_folder
 from bridge.training.process import Listeners, Piece, train_in_process
@@ -65,6 +67,17 @@ async def test_progress_tells_what_a_caller_wants_to_know(trained):
     assert last["metric"] == "accuracy"
     assert 0 <= last["value"] <= 1
     assert last["time_left_s"] == 0
+
+
+def test_either_build_of_onnxruntime_is_named(monkeypatch):
+    def version(name: str) -> str:
+        if name == "onnxruntime-gpu":
+            return "1.31.1"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(job, "version", version)
+    found = job._libraries()
+    assert (found["onnxruntime"], found["torch"]) == ("1.31.1", "unknown")
 
 
 async def test_outcome_has_metrics_parity_and_versions(trained, dataset_root):
