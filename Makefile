@@ -7,7 +7,7 @@ GPU_VENV ?= .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench bench-train gpu-check gpu-rehearsal chaos images check format clean
+.PHONY: help setup demo test fuzz bench bench-train gpu-setup gpu-check gpu-rehearsal chaos images check format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,10 +47,13 @@ bench: $(INSTALLED)  ## Measure beside Celery, Dramatiq and stock taskiq; ARGS="
 bench-train: $(INSTALLED)  ## Measure training beside the same by hand; ARGS="recovery" for a part
 	$(BIN)/python -P benchmarks/train.py $(or $(ARGS),--publish)
 
-# Asks for the GPU before it installs gigabytes. Without ARGS into docs/gpu.md; exit code 2: no GPU.
-gpu-check:  ## On a machine with an NVIDIA GPU: see that it is used, and measure
+# Asks for the GPU before it installs gigabytes; exit code 2: no GPU.
+gpu-setup:  ## What gpu-check needs, into .venv-gpu: minutes, and 6 GB
 	$(PYTHON) -P benchmarks/bridgebench/gpu/presence.py
 	$(MAKE) $(GPU_INSTALLED)
+
+# Without ARGS into docs/gpu.md.
+gpu-check: gpu-setup  ## On a machine with an NVIDIA GPU: see that it is used, and measure
 	$(GPU_VENV)/bin/python -P benchmarks/gpu.py $(or $(ARGS),--publish)
 
 gpu-rehearsal: $(INSTALLED)  ## The same on processors, with small models; no figures
@@ -59,11 +62,11 @@ gpu-rehearsal: $(INSTALLED)  ## The same on processors, with small models; no fi
 # onnxruntime and onnxruntime-gpu are the same folder: one has to go before the other comes.
 $(GPU_INSTALLED): pyproject.toml constraints.txt scripts/ensure-libpython
 	$(PYTHON) -m venv $(GPU_VENV)
+	scripts/ensure-libpython $(GPU_VENV)/bin/python
 	$(GPU_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(GPU_VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[demo,bench]'
 	$(GPU_VENV)/bin/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
 	$(GPU_VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[gpu]'
-	scripts/ensure-libpython $(GPU_VENV)/bin/python
 	touch $@
 
 # Without ARGS a short run, for about a minute. The long form, an hour and a half, into docs/chaos.md:

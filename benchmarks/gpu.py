@@ -25,9 +25,12 @@ _EXIT_NOT_USED = 1
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def main(  # noqa: PLR0913 - a command has an argument for each of its options
+def main(  # noqa: PLR0913, PLR0917 - a command has an argument for each of its options
     repetitions: Annotated[int, typer.Option(min=1, help="Of each figure.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each figure.")] = 2.0,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="After which nothing more is repeated.")
+    ] = 6.0,
     workers: Annotated[int, typer.Option(min=1, help="Inference worker processes.")] = max(
         1, min(4, (os.cpu_count() or 1) // 4)
     ),
@@ -69,7 +72,13 @@ def main(  # noqa: PLR0913 - a command has an argument for each of its options
         _say("a rehearsal on processors: no GPU is used")
     else:
         plan = Plan(
-            [nets.cnn(), nets.encoder()], _BATCHES, repetitions, seconds, instances, gpu=True
+            [nets.cnn(), nets.encoder()],
+            _BATCHES,
+            repetitions,
+            seconds,
+            instances,
+            gpu=True,
+            limit_s=minutes * 60,
         )
         training = {"precision": "16-mixed"}
     check = session.Check(plan, 1 if rehearse else workers, training, out.resolve())

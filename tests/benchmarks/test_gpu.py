@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bridgebench.gpu import needs, nets, report
+from bridgebench.gpu import needs, nets, report, session
 from bridgebench.gpu.measuring import WAYS, InProcess, Measured, Plan, in_flight
 from bridgebench.gpu.presence import NoGpuError, find_gpus, parse
 from bridgebench.gpu.usage import Usage
@@ -317,6 +318,32 @@ def test_a_rehearsal_runs_everything_and_says_that_it_is_one(tmp_path):
             assert set(ways) == {"direct", "queue"}
             assert all(value > 0 for values in ways.values() for value in values)
     assert found["scenarios"]["demo"]["data"]["agreement"] == 1.0
+
+
+def test_what_fails_costs_nothing_else_and_no_more_is_repeated_than_there_is_time(
+    tmp_path, monkeypatch
+):
+    """The demo fails, and one network; of the other there is a figure for each way."""
+
+    async def fails(_):
+        raise RuntimeError("no demo\ntoday")
+
+    monkeypatch.setattr(session, "run_demo", fails)
+    cnn, encoder = small_nets()
+    broken = replace(cnn, datatype="INT64")  # which its model is not
+    plan = Plan([broken, encoder], (1, 2), 3, 0.1, 1, gpu=False, rows_in_flight=8, limit_s=0)
+    check = session.Check(plan, 1, {}, tmp_path)
+    assert session.run_blocking(check, [], lambda _: None) is False
+    found = json.loads((tmp_path / "results.json").read_bytes())["scenarios"]
+    assert list(found) == ["used", "throughput"]
+    checks = found["used"]["data"]
+    assert checks["the demo"] == {"seen": "RuntimeError: no demo today", "passed": False}
+    assert "ModelLoadError" in checks["CNN"]["seen"]
+    assert checks["Triton's sessions, the measurements"]["passed"] is True
+    assert list(found["throughput"]["data"]) == [encoder.name]
+    for ways in found["throughput"]["data"][encoder.name]["rows_per_s"].values():
+        assert {way: len(values) for way, values in ways.items()} == dict.fromkeys(WAYS, 1)
+    assert "no demo today" in (tmp_path / "results.md").read_text()
 
 
 def test_a_rehearsal_is_not_published(tmp_path):

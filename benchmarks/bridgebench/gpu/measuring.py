@@ -6,12 +6,14 @@ the two ways through Triton were, as they are one process.
 """
 
 import asyncio
+import math
 import threading
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +50,8 @@ class Plan:
     """Else processors: a rehearsal."""
     rows_in_flight: int = 512
     """In all requests that wait for an answer; as many as keep a GPU busy."""
+    limit_s: float = math.inf
+    """No repetition but the first begins that would not end within so many seconds."""
 
 
 Figures = dict[str, dict[int, dict[str, list[float]]]]
@@ -63,6 +67,17 @@ class Measured:
     busy: Figures
     """How many processors the callers' process took, for the two ways through Triton. Python does
     one thing at a time: at 1 and above the callers may be what was measured."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What went wrong, by network. It costs the other networks nothing."""
+
+    @contextmanager
+    def noting(self, net: Net) -> Iterator[None]:
+        """Whatever goes wrong with a network ends its measurement, and no other's."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - told, and what was measured is kept
+            traceback.print_exc()
+            self.failed[net.name] = f"{type(error).__name__}: {error}"
 
 
 @dataclass(slots=True)
@@ -147,52 +162,71 @@ async def measure(
         settings: the stack's.
         watched: looks at the GPU while Triton alone uses it.
         say: gets a line for people now and then.
-
-    Raises:
-        ValueError: the ways answer differently.
     """
-    rates, busy = _none_yet(plan), _none_yet(plan)
+    measured, begun = Measured(_none_yet(plan), _none_yet(plan)), time.monotonic()
     async with (
         BridgeClient(settings) as client,
         TritonClient.from_settings(settings) as triton,
     ):
         with watched:
-            await _use(plan, triton, ModelRepository(settings.model_repository))
-        own = {net.name: InProcess(net, plan.gpu) for net in plan.nets}
-        for repetition in range(plan.repetitions):
             for net in plan.nets:
-                for batch in plan.batches:
-                    rows = net.rows(batch)
-                    calls = {
-                        "direct": direct(triton, net.name, rows),
-                        "queue": through_queue(client, net.name, rows),
-                    }
-                    if not repetition:
-                        await _compare(own[net.name].answer(rows), calls)
-                    found = rates[net.name][batch]
-                    found["process"].append(
-                        await asyncio.to_thread(own[net.name].rows_per_s, rows, plan.seconds)
-                    )
-                    for way, call in calls.items():
-                        per_s, share = await _called(plan, call, batch)
-                        found[way].append(per_s * batch)
-                        busy[net.name][batch][way].append(share)
-                say(f"  {repetition + 1}/{plan.repetitions} {net.title}: {_shown(rates[net.name])}")
-    return Measured(rates, busy)
+                with measured.noting(net):
+                    await _use(plan, net, triton, ModelRepository(settings.model_repository))
+        own: dict[str, InProcess] = {}
+        for repetition in range(plan.repetitions):
+            started = time.monotonic()
+            for net in plan.nets:
+                if net.name in measured.failed:
+                    continue
+                with measured.noting(net):
+                    own[net.name] = own.get(net.name) or InProcess(net, plan.gpu)
+                    await _repeat(plan, net, own[net.name], client, triton, measured)
+                    shown = _shown(measured.rates[net.name])
+                    say(f"  {repetition + 1}/{plan.repetitions} {net.title}: {shown}")
+            now = time.monotonic()
+            if now + (now - started) > begun + plan.limit_s:
+                break
+    return measured
+
+
+async def _repeat(  # noqa: PLR0913, PLR0917 - both ways to a network, and where figures go
+    plan: Plan,
+    net: Net,
+    own: InProcess,
+    client: BridgeClient,
+    triton: TritonClient,
+    measured: Measured,
+) -> None:
+    """One figure for each batch and way.
+
+    Raises:
+        ValueError: the ways answer differently.
+    """
+    for batch in plan.batches:
+        rows, found = net.rows(batch), measured.rates[net.name][batch]
+        calls = {
+            "direct": direct(triton, net.name, rows),
+            "queue": through_queue(client, net.name, rows),
+        }
+        if not found:
+            await _compare(own.answer(rows), calls)
+        found["process"].append(await asyncio.to_thread(own.rows_per_s, rows, plan.seconds))
+        for way, call in calls.items():
+            per_s, share = await _called(plan, call, batch)
+            found[way].append(per_s * batch)
+            measured.busy[net.name][batch][way].append(share)
 
 
 def _none_yet(plan: Plan) -> Figures:
     return {net.name: {batch: defaultdict(list) for batch in plan.batches} for net in plan.nets}
 
 
-async def _use(plan: Plan, triton: TritonClient, repository: ModelRepository) -> None:
-    """Load the networks into Triton, and have each of them compute for a while."""
-    for net in plan.nets:
-        lay(net, repository, plan)
-        await triton.load(net.name)
+async def _use(plan: Plan, net: Net, triton: TritonClient, repository: ModelRepository) -> None:
+    """Load a network into Triton, and have it compute for a while."""
+    lay(net, repository, plan)
+    await triton.load(net.name)
     batch = max(plan.batches)
-    for net in plan.nets:
-        await _called(plan, direct(triton, net.name, net.rows(batch)), batch)
+    await _called(plan, direct(triton, net.name, net.rows(batch)), batch)
 
 
 async def _called(plan: Plan, call: Call, batch: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ AIM = 0.9
 _BASELINE = "process"
 _OTHERS = tuple(way for way in WAYS if way != _BASELINE)
 _UNKNOWN = "nvidia-smi does not tell"
+_LONGEST = 500  # of what went wrong; the whole of it was printed
 WORDS = {True: "yes", False: "NO", None: "not known"}
 """Of what is as it must be."""
 
@@ -81,12 +82,25 @@ def check_usage(
     ]
 
 
+def check_measured(plan: Plan, measured: Measured) -> list[Check]:
+    """Which networks could not be measured, and why."""
+    titles = {net.name: net.title for net in plan.nets}
+    return [check_failed(titles[name], why) for name, why in measured.failed.items()]
+
+
+def check_failed(what: str, why: str) -> Check:
+    """What could not be done at all."""
+    seen = " ".join(why.split())
+    return Check(what, seen if len(seen) <= _LONGEST else f"{seen[:_LONGEST]}…", passed=False)
+
+
 def compare(plan: Plan, measured: Measured) -> Report:
     """The ratios: best of all batches, repetition by repetition, and each batch."""
     rates = measured.rates
     report = Report("throughput", "Throughput beside ONNX Runtime in-process")
-    for net in plan.nets:
-        best = _best(plan, rates[net.name])
+    nets = [net for net in plan.nets if net.name not in measured.failed]
+    for net in nets:
+        best = _best(rates[net.name])
         report.findings += [
             Finding(
                 f"{_named(net)}, at saturation, {WAYS[way]} : {WAYS[_BASELINE]}",
@@ -102,7 +116,7 @@ def compare(plan: Plan, measured: Measured) -> Report:
             f"{plan.instances} instances of each model in Triton; both ways through it gather rows "
             f"of several requests, ONNX Runtime alone does not."
         ),
-        *(_callers(net, measured) for net in plan.nets),
+        *(_callers(net, measured) for net in nets),
     ]
     report.data = {
         net.name: {
@@ -111,7 +125,7 @@ def compare(plan: Plan, measured: Measured) -> Report:
             "rows_per_s": _plain(rates[net.name]),
             "callers_busy": _plain(measured.busy[net.name]),
         }
-        for net in plan.nets
+        for net in nets
     }
     return report
 
@@ -138,9 +152,9 @@ def demonstrated(demo: dict[str, Any]) -> Report:
     return report
 
 
-def _best(plan: Plan, by_batch: dict[int, dict[str, list[float]]]) -> dict[str, list[float]]:
+def _best(by_batch: dict[int, dict[str, list[float]]]) -> dict[str, list[float]]:
     return {
-        way: [max(found[way][i] for found in by_batch.values()) for i in range(plan.repetitions)]
+        way: [max(each) for each in zip(*(found[way] for found in by_batch.values()), strict=True)]
         for way in WAYS
     }
 

@@ -10,8 +10,9 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,20 +77,18 @@ async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool
     begun, started = time.monotonic(), datetime.now(UTC)
     machine = describe_machine()
     gpu = first_of(gpus) if gpus else None
-    usages = {what: Usage(gpu.uuid) if gpu else None for what in (_DEMO, _MEASURING)}
-    say(_DEMO)
-    with usages[_DEMO] or nullcontext():
-        demo = await run_demo(check.hyperparameters)
-    say(_MEASURING)
-    measured, instances = await _measure(check, usages[_MEASURING] or nullcontext(), say)
-    weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
-    checks = [
-        _trained(demo, check, gpus),
-        report.check_instances(_DEMO, demo["served_on"], _device(gpus)),
-        *_used(_DEMO, gpus, usages[_DEMO], _TRAINING_MB),
-        report.check_instances(_MEASURING, instances, _device(gpus)),
-        *_used(_MEASURING, gpus, usages[_MEASURING], weights),
-    ]
+    checks: list[report.Check] = []
+    reports: list[Report] = []
+    for what, part in ((_DEMO, _demonstrate), (_MEASURING, _measure)):
+        say(what)
+        try:
+            seen, found = await part(check, gpus, Usage(gpu.uuid) if gpu else None, say)
+        except Exception as error:  # noqa: BLE001 - told, and what the other part finds is kept
+            traceback.print_exc()
+            checks.append(report.check_failed(what, f"{type(error).__name__}: {error}"))
+            continue
+        checks += seen
+        reports.insert(0, found)
     facts = {
         "schema": _SCHEMA,
         "started": started.strftime("%Y-%m-%d %H:%M UTC"),
@@ -101,19 +100,36 @@ async def run(check: Check, gpus: list[Gpu], say: Callable[[str], None]) -> bool
         "versions": _versions(gpus),
         "took_s": time.monotonic() - begun,
     }
-    _write(check.out, facts, [report.used(checks), measured, report.demonstrated(demo)])
+    _write(check.out, facts, [report.used(checks), *reports])
     for each in checks:
         say(f"  {report.WORDS[each.passed]} {each.title}: {each.seen}")
-    for finding in measured.findings:
-        say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
-    for note in measured.notes:
-        say(f"  {note}")
+    for found in reports:
+        for finding in found.findings:
+            say(f"  {finding.title}: {finding.value.shown(finding.unit)} {finding.verdict}")
+        for note in found.notes:
+            say(f"  {note}")
     return all(each.passed is not False for each in checks)
 
 
+_Part = tuple[list[report.Check], Report]
+
+
+async def _demonstrate(
+    check: Check, gpus: list[Gpu], usage: Usage | None, _: Callable[[str], None]
+) -> _Part:
+    with usage or nullcontext():
+        demo = await run_demo(check.hyperparameters)
+    checks = [
+        _trained(demo, check, gpus),
+        report.check_instances(_DEMO, demo["served_on"], _device(gpus)),
+        *_used(_DEMO, gpus, usage, _TRAINING_MB),
+    ]
+    return checks, report.demonstrated(demo)
+
+
 async def _measure(
-    check: Check, watched: AbstractContextManager[object], say: Callable[[str], None]
-) -> tuple[Report, list[dict[str, str]]]:
+    check: Check, gpus: list[Gpu], usage: Usage | None, say: Callable[[str], None]
+) -> _Part:
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         # What RabbitMQ would not carry travels beside it, as it should in production.
         store = SecretStr(Path(folder).as_uri())
@@ -122,10 +138,17 @@ async def _measure(
             settings, private=True, workers=check.workers, training_workers=0
         ) as stack:
             say(f"  tasks wait in {stack.settings.bridge_queue}")
-            measured = await measure(check.plan, stack.settings, watched, say)
+            measured = await measure(check.plan, stack.settings, usage or nullcontext(), say)
             server = next(part.server for part in stack.parts if part.name == "triton")
             assert isinstance(server, TritonServer)  # noqa: S101 - a private stack has its own
-            return report.compare(check.plan, measured), await server.instances()
+            instances = await server.instances()
+    weights = sum(net.parameters for net in check.plan.nets) * _BYTES_A_PARAMETER / 2**20
+    checks = [
+        report.check_instances(_MEASURING, instances, _device(gpus)),
+        *_used(_MEASURING, gpus, usage, weights),
+        *report.check_measured(check.plan, measured),
+    ]
+    return checks, report.compare(check.plan, measured)
 
 
 def _trained(demo: dict[str, Any], check: Check, gpus: list[Gpu]) -> report.Check:
