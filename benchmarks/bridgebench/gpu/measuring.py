@@ -48,8 +48,9 @@ class Plan:
     """Of each model in Triton."""
     gpu: bool
     """Else processors: a rehearsal."""
-    rows_in_flight: int = 512
-    """In all requests that wait for an answer; as many as keep a GPU busy."""
+    rows_in_flight: int = 1024
+    """In all requests that wait for an answer: two batches of 128 that two instances compute, and
+    three times as many on the way, which is longest through the queue."""
     limit_s: float = math.inf
     """No repetition but the first begins that would not end within so many seconds."""
 
