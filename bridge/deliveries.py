@@ -61,7 +61,7 @@ Appetite = Callable[[], int | None]
 
 
 class TellsWhatItGivesUp(Protocol):
-    """`Intake` does."""
+    """`Endings` does."""
 
     given_up: list[Any]
     """Called with each task that it ends unrun, and its result."""

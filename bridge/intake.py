@@ -15,12 +15,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
+from taskiq import AsyncBroker, TaskiqMessage
 from taskiq.exceptions import NoResultError
-from taskiq.utils import maybe_awaitable
 
 from bridge.background import cancel_once
 from bridge.deliveries import Delivery, Dropped, Later, Shortcut, Turn
+from bridge.endings import Endings, record
 from bridge.errors import (
     BridgeError,
     Fate,
@@ -37,9 +37,9 @@ from bridge.errors import (
 )
 from bridge.labels import waited_of
 from bridge.log_lines import TASK_ID
-from bridge.messages import encode_result, read_labels
+from bridge.messages import read_labels
 from bridge.observer import SILENT, Observer
-from bridge.results import REPLY_TO, RedisResults
+from bridge.results import RedisResults
 from bridge.settings import Settings
 from bridge.stopping import told_to_stop
 from bridge.turns import EXPIRED, Turns, counting, turn_of
@@ -63,8 +63,7 @@ class Intake:
         False: it has passed the point of no return, and is run to its end."""
         self.draining: list[Callable[[], None]] = []
         """Called when no further messages come, and what runs shall end soon."""
-        self.given_up: list[Callable[[TaskiqMessage, TaskiqResult[Any]], Any]] = []
-        """Called with each dead-lettered task, which middlewares do not hear of."""
+        self.endings = Endings(broker, results)
         self.observer: Observer = SILENT
         """Hears what becomes of messages."""
         self.cancelled = results.cancellations
@@ -102,7 +101,7 @@ class Intake:
             if isinstance(message, TaskiqMessage):
                 TASK_ID.set(message.task_id)
                 return await self._take(message, delivery)
-            await self._refuse(delivery, message)
+            await self.endings.refuse(delivery, message)
         except (Exception, asyncio.CancelledError) as error:
             if told_to_stop(error):
                 raise
@@ -119,7 +118,7 @@ class Intake:
         """End a task that taskiq's receiver was to run, and failed around it."""
 
         async def end() -> None:
-            await self._end(message, error)
+            await self.endings.end(message, error)
             await ack()
 
         logger.error("taskiq failed around task %s", message.task_id, exc_info=error)
@@ -161,7 +160,7 @@ class Intake:
         if (delivery.redelivered or delivery.attempt > 1) and await self._results.is_result_ready(
             message.task_id
         ):
-            await self._tell_again(message)
+            await self.endings.tell_again(message)
             await delivery.ack()  # it ended, and only its acknowledgement was lost
             if message.task_id in self.cancelled:  # or it was cancelled in the queue
                 self.observer.ended(message, None, Outcome.CANCELLED, None)
@@ -170,12 +169,12 @@ class Intake:
             turn = self._turn(message, delivery)
         except (InvalidLabelError, TaskExpiredError, TaskCancelledError) as error:
             if await self._may_end(message, error):
-                await self._end(message, error)
+                await self.endings.end(message, error)
                 await delivery.ack()
                 return True
             turn = turn_of(delivery, time.time())
         except PoisonousMessageError as error:
-            await self._give_up(message, delivery, error)
+            await self.endings.give_up(message, delivery, error)
             return True
         if self.observer is not SILENT and delivery.deliveries == 1 and delivery.attempt == 1:
             waited_s = waited_of(message.labels, delivery.sent_at, time.time())
@@ -195,7 +194,7 @@ class Intake:
                 f"no task is called {message.task_name[:128]!r} here; known are {known}. The "
                 "message lies in the dead-letter queue"
             )
-            await self._give_up(message, delivery, unknown)
+            await self.endings.give_up(message, delivery, unknown)
         return True
 
     def _turn(self, message: TaskiqMessage, delivery: Delivery) -> Turn:
@@ -220,22 +219,22 @@ class Intake:
             await self._go_on(value, delivery)
             return
         if isinstance(error, PoisonousMessageError):  # a task in several messages counts itself
-            await self._give_up(message, delivery, error)
+            await self.endings.give_up(message, delivery, error)
             return
         again = isinstance(error, BridgeError) and await self._again(message, error, turn, delivery)
-        result = _result(message, value, error, time.perf_counter() - started)
+        result = record(message, value, error, time.perf_counter() - started)
         if self._broker.middlewares:
             if error is not None and not again:  # taskiq's own retries would make another message
-                await self._tell("on_error", message, result, error)
-            await self._tell("post_execute", message, result)
+                await self.endings.tell("on_error", message, result, error)
+            await self.endings.tell("post_execute", message, result)
         if again:
             return
         if isinstance(result.error, NoResultError):  # a middleware has sent the task again
             await delivery.ack()
             return
-        await self._save(message, result)
+        await self.endings.save(message, result)
         if self._broker.middlewares:
-            await self._tell("post_save", message, result)
+            await self.endings.tell("post_save", message, result)
         await delivery.ack()
         self.observer.ended(message, value, outcome_of(error), time.perf_counter() - started)
 
@@ -277,7 +276,7 @@ class Intake:
             self._stoppable[message.task_id] = task
         try:
             if self._broker.middlewares:
-                message = await self._before(message)
+                message = await self.endings.before(message)
             return await shortcut(message, turn), None
         except asyncio.CancelledError:
             if self._gives_back or message.task_id not in self.cancelled:
@@ -295,86 +294,7 @@ class Intake:
         finally:
             self._stoppable.pop(message.task_id, None)
 
-    async def _end(self, message: TaskiqMessage, error: Exception) -> None:
-        """Record the end of a task that does not run any more."""
-        logger.info("task %s: %s", message.task_id, error)
-        result = _result(message, None, error, 0.0)
-        await self._save(message, result)
-        await self._tell("post_save", message, result)  # its payloads have had their day
-        self.observer.ended(message, None, outcome_of(error), None)
-
-    async def _give_up(
-        self, message: TaskiqMessage, delivery: Delivery, error: BridgeError
-    ) -> None:
-        """Dead-letter a task, and let its caller hear of it."""
-        logger.warning("dead-lettered task %s: %s", message.task_id, error)
-        await self._dead_letter(delivery, error)
-        result = _result(message, None, error, 0.0)
-        await self._save(message, result)
-        for listener in self.given_up:
-            await maybe_awaitable(listener(message, result))
-        await delivery.ack()
-        self.observer.ended(message, None, outcome_of(error), None)
-
-    async def _refuse(self, delivery: Delivery, error: BridgeError) -> None:
-        """Dead-letter what is no task; whoever waits under an id that it has is told."""
-        logger.warning("dead-lettered a message that is no task: %s", error)
-        await self._dead_letter(delivery, error)
-        task_id = error.task_id if isinstance(error, MalformedMessageError) else None
-        if task_id is not None and not self._results.refuses(task_id):
-            message = TaskiqMessage(task_id=task_id, task_name="", labels={}, args=[], kwargs={})
-            await self._save(message, _result(message, None, error, 0.0))
-        await delivery.ack()
-
-    async def _dead_letter(self, delivery: Delivery, error: BridgeError) -> None:
-        await delivery.dead_letter(error)
-        self.observer.dead_lettered(error)
-
-    async def _save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """Returns only once the task has a record: this one, or one that came first."""
-        token, value = message.labels.get(REPLY_TO), encode_result(result)
-        started = time.perf_counter()
-        await self._results.save(message.task_id, value, token)
-        self.observer.saved(len(value), time.perf_counter() - started)
-
     def _stop(self, task_id: str, now: bool) -> None:  # noqa: ARG002, FBT001 - what listeners get
         task = self._stoppable.get(task_id)
         if task is not None:
             task.cancel()
-
-    async def _before(self, message: TaskiqMessage) -> TaskiqMessage:
-        for middleware in self._broker.middlewares:
-            message = await maybe_awaitable(middleware.pre_execute(message))
-        return message
-
-    async def _tell_again(self, message: TaskiqMessage) -> None:
-        """Where its worker ended before middlewares heard that the result is saved, none would.
-
-        The next step of a pipeline, for one, is sent by `post_save`.
-        """
-        result = await self._results.kept(message.task_id) if self._broker.middlewares else None
-        if result is not None:
-            await self._tell("post_save", message, result)
-
-    async def _tell(self, hook: str, *arguments: Any) -> None:
-        """Call a hook of every middleware; one that fails must not decide a message's fate."""
-        for middleware in reversed(self._broker.middlewares):
-            try:
-                await maybe_awaitable(getattr(middleware, hook)(*arguments))
-            except (Exception, asyncio.CancelledError) as error:
-                if told_to_stop(error):
-                    raise
-                logger.exception("%s of %s failed", hook, type(middleware).__name__)
-
-
-def _result(
-    message: TaskiqMessage, value: Any, error: Exception | None, took_s: float
-) -> TaskiqResult[Any]:
-    return TaskiqResult.model_construct(
-        is_err=error is not None,
-        log=None,
-        return_value=value,
-        execution_time=round(took_s, 6),
-        labels=message.labels,
-        error=error,
-    )

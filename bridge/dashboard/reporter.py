@@ -28,19 +28,19 @@ _IDS = uuid.UUID("2d6c0c5e-53b0-4f5e-8a8a-0d0e5f1c7b52")  # the namespace of ids
 class DashboardReporter(TaskiqMiddleware):
     """Of one broker."""
 
-    def __init__(self, settings: Settings, intake: TellsWhatItGivesUp, queue: str) -> None:
+    def __init__(self, settings: Settings, endings: TellsWhatItGivesUp, queue: str) -> None:
         """Nothing is sent before the first task.
 
         Args:
             settings: where the dashboard is, and its token.
-            intake: also tells of tasks that it gives up unrun.
+            endings: also tells of tasks that it gives up unrun.
             queue: what the dashboard calls the worker, with this machine's name.
         """
         super().__init__()
         self._worker = f"{queue}@{socket.gethostname()}"
         token = settings.taskiq_dashboard_token.get_secret_value()
         self._sender = Sender(settings.taskiq_dashboard_url or "", token)
-        intake.given_up.append(self.post_save)
+        endings.given_up.append(self.post_save)
 
     async def shutdown(self) -> None:
         """Send what is left, within a bound."""

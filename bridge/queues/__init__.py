@@ -64,9 +64,9 @@ def build_broker(settings: Settings, kind: Kind) -> Broker:
     else:
         broker = StreamBroker(settings, queue, prefetch)
     if settings.traces_wanted:
-        broker.add_middlewares(TracesMiddleware(settings, broker.intake, kind, queue))
+        broker.add_middlewares(TracesMiddleware(settings, broker.intake.endings, kind, queue))
     if settings.taskiq_dashboard_url is not None:
-        broker.add_middlewares(DashboardReporter(settings, broker.intake, queue))
+        broker.add_middlewares(DashboardReporter(settings, broker.intake.endings, queue))
     return broker
 
 

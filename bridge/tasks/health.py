@@ -122,7 +122,8 @@ async def _counting(
         return await _memory_of(broker.results.redis)
 
     counts = Counts(Labels(is_task, watched.is_model, watched.subjects))
-    for part in (intake, *watched.parts):
+    observed: list[Observed] = [intake, intake.endings, *watched.parts]
+    for part in observed:
         part.observer = counts
     broker.middlewares.append(OutsideTasks(counts, intake.shortcuts))
     reporter = Reporter(

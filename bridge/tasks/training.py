@@ -312,7 +312,8 @@ class ForgetJob(TaskiqMiddleware):
 
 _forget = ForgetJob()
 training_broker.add_middlewares(_forget)
-training_broker.intake.given_up.append(_forget.post_save)  # who replays the letter begins anew
+# Who replays its letter begins anew.
+training_broker.intake.endings.given_up.append(_forget.post_save)
 training_broker.intake.shortcuts["train_model"] = _train_model
 training_broker.intake.self_stopping.add("train_model")
 training_broker.intake.expiring["train_model"] = _may_expire

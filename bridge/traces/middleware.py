@@ -46,7 +46,7 @@ class TracesMiddleware(TaskiqMiddleware):
     def __init__(
         self,
         settings: Settings,
-        intake: TellsWhatItGivesUp,
+        endings: TellsWhatItGivesUp,
         kind: Literal["inference", "training"],
         queue: str,
     ) -> None:
@@ -65,7 +65,7 @@ class TracesMiddleware(TaskiqMiddleware):
         self._system = "rabbitmq" if settings.bridge_queue == "rabbitmq" else "redis"
         self._spans: Spans | None = None
         self._started = False
-        intake.given_up.append(self.post_save)
+        endings.given_up.append(self.post_save)
 
     def set_broker(self, broker: AsyncBroker) -> None:
         """Begin before the worker's own handlers, which start other brokers."""

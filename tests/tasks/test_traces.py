@@ -406,7 +406,7 @@ def test_nothing_of_ours_loads_opentelemetry_where_traces_are_off(installed):
     assert ran.stdout.strip() == "['bridge.traces.middleware']"
 
 
-class _Intake:
+class _Endings:
     def __init__(self):
         self.given_up = []
 
@@ -423,12 +423,12 @@ def test_traces_that_cannot_be_had_are_told(variables, told, monkeypatch, caplog
     """Here only the extra is missing, as where it is not installed."""
     monkeypatch.setitem(sys.modules, "bridge.traces.provider", None)
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", **variables}
-    asked = TracesMiddleware(_settings(endpoint), _Intake(), "inference", "q")
+    asked = TracesMiddleware(_settings(endpoint), _Endings(), "inference", "q")
     asked.startup()
     assert "no traces: " in caplog.text
     ordered = _settings(endpoint | {"BRIDGE_TRACES": "true"})
     with pytest.raises(SettingsError, match=told):
-        TracesMiddleware(ordered, _Intake(), "inference", "q").startup()
+        TracesMiddleware(ordered, _Endings(), "inference", "q").startup()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def traced(monkeypatch):
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     settings = Settings()
     broker = build_broker(settings, "inference")
-    middleware = TracesMiddleware(settings, broker.intake, "inference", "q")
+    middleware = TracesMiddleware(settings, broker.intake.endings, "inference", "q")
     middleware._spans = Spans(provider.get_tracer("test"))
     broker.add_middlewares(SimpleRetryMiddleware(), middleware)
 
