@@ -36,6 +36,8 @@ from bridge.errors import RuntimeStartError
 
 # Of whoever runs several processes of tests; a command that a test calls would fold its tables.
 os.environ.pop("COLUMNS", None)
+# A GPU computes otherwise, and Triton and trainings take one by themselves where there is one.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # No time limit for one example: these machines are noisy, and a time proves nothing.
 hypothesis.settings.register_profile("untimed", deadline=None)
