@@ -17,6 +17,7 @@ from bridge.cli.dlq import dlq
 from bridge.cli.doctor import doctor
 from bridge.cli.follow import follow
 from bridge.cli.infer import infer
+from bridge.cli.load import load
 from bridge.cli.logs import logs
 from bridge.cli.output import errors, print_json, say
 from bridge.cli.rollback import restore, withdraw
@@ -88,6 +89,7 @@ app.command()(status)
 app.command()(doctor)
 app.command()(models)
 app.command()(card)
+app.command()(load)
 app.command()(withdraw)
 app.command()(restore)
 app.command()(bench)

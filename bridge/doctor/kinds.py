@@ -53,7 +53,7 @@ _WARNINGS = {
         "start Triton with --grpc-restricted-protocol and --http-restricted-api "
         "(docs/security.md), and set TRITON_ADMIN_KEY"
     ),
-    "model-unavailable": "correct what Triton says, and load it again",
+    "model-unavailable": "correct what Triton says, and load it again: `mlbridge load MODEL`",
     "model-fixed-rows": "export it with a dynamic first dimension, and set max_batch_size",
     "model-not-batched": "leave the first dimension out of `dims`, and set max_batch_size",
     "repository-missing": (

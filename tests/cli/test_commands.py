@@ -194,6 +194,14 @@ def test_withdraw_and_restore(stack, iris):
     assert json.loads(answer.stdout)["model_version"] == "1"
 
 
+def test_load(stack, iris):
+    loaded = stack.run("load", "iris", "--json")
+    assert json.loads(loaded.stdout) == {"model": "iris", "serving": [1]}
+    assert "Triton serves 1 of iris." in stack.run("load", "iris").stdout
+    assert "nowhere/config.pbtxt" in sentence(stack.run("load", "nowhere"))
+    assert "RestrictedError" in sentence(stack.run("load", "iris", TRITON_ADMIN_KEY="wrong"))
+
+
 def test_datasets(stack, iris):
     [row] = json.loads(stack.run("datasets", "list", "--json").stdout)
     assert row["dataset_id"] == "iris"

@@ -27,6 +27,7 @@ COMMANDS = [
     "doctor",
     "models",
     "card",
+    "load",
     "bench",
     *GROUPS,
 ]

@@ -1,6 +1,7 @@
 """A terminal beside `mlbridge up`, in which the pages' commands are typed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -69,7 +70,7 @@ class Terminal:
 
 
 @pytest.fixture(scope="session")
-async def terminal(state, rabbitmq, open_up, save_model, tmp_path_factory):
+async def terminal(state, rabbitmq, open_up, save_model, save_multiplier, tmp_path_factory):
     """Its RabbitMQ has the management page, as that of docker-compose.yml has."""
     del rabbitmq  # it has seen to it that RabbitMQ is installed
     folder = tmp_path_factory.mktemp("docs")
@@ -91,5 +92,7 @@ async def terminal(state, rabbitmq, open_up, save_model, tmp_path_factory):
                 [("reference", "FP32", [4]), ("image", "FP32", [4])],
                 [("difference", "FP32", [4])],
             )
+            laid = save_multiplier(tmp_path_factory.mktemp("made"), "halver", 0.5)
+            shutil.copy(laid / "1" / "model.onnx", folder / "halver.onnx")
             stack.up("--workers", "1")
             yield Terminal(stack, server.url)
