@@ -163,9 +163,10 @@ class GoLive:
         finally:
             await self._forget(candidate.name)
             self.repository.remove_candidate(candidate)
+        published = self.repository.card(model, version) or {}
         await self._serve(version, rows[:1], signature)
         log.info("model %s version %d is live", model, version)
-        return self._result(version, self.repository.card(model, version) or {})
+        return self._result(version, published)
 
     async def _publish(
         self, candidate: Candidate, card: dict[str, Any], point: PointOfNoReturn
@@ -245,9 +246,10 @@ class GoLive:
             if rows is not None and signature is not None:
                 await self._ask(model, signature, rows, str(version))
         except (TritonError, PublishError) as error:
-            if self.repository.versions(model)[-1:] > [version]:
-                # Triton loads the newest; whoever published that proves it.
-                log.info("%s version %d has been followed already: %s", model, version, error)
+            versions = self.repository.versions(model)
+            if versions[-1:] > [version] or version not in versions:
+                # Triton loads the newest; whoever published that proves it, or took this one out.
+                log.info("%s version %d is not the newest any more: %s", model, version, error)
                 return
             if isinstance(error, _PASSING):
                 raise _to_be_awaited(error) from error

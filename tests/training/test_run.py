@@ -12,6 +12,7 @@ from bridge.errors import (
     ExportError,
     Fate,
     InferenceTimeoutError,
+    ModelLoadError,
     ModelUnavailableError,
     PublishError,
     RepositoryWriteError,
@@ -20,7 +21,7 @@ from bridge.errors import (
     TritonBusyError,
     TritonUnavailableError,
 )
-from bridge.repository import ModelRepository, store
+from bridge.repository import ModelRepository, restorable, store, withdraw
 from bridge.training import golive
 from bridge.training.failures import told
 from bridge.training.request import parse_request
@@ -205,6 +206,26 @@ async def test_a_version_is_not_taken_back_because_triton_is_busy(
     assert repository.versions("few") == [1]
     assert (await start(settings, fake_triton))["model_version"] == "1"
     assert trainings == ["few"]
+
+
+async def test_a_version_that_a_person_takes_out_while_triton_loads_it_was_published(
+    settings, fake_triton, repository, monkeypatch
+):
+    """The training failed, and restoring the version had a failed one serve."""
+    await start(settings, fake_triton, "one")
+    load = fake_triton.load
+
+    async def too_late(name):
+        if name == "few":
+            withdraw(repository, name, 2, keep=True)
+            raise ModelLoadError("File doesn't exist")
+        await load(name)
+
+    monkeypatch.setattr(fake_triton, "load", too_late)
+    result = await start(settings, fake_triton, "two")
+    assert result["model_version"] == "2"
+    assert repository.versions("few") == [1]
+    assert restorable(repository, "few") == [2]
 
 
 async def test_who_lowered_the_batch_size_of_a_model_may_train_it_again(
