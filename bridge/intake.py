@@ -285,6 +285,8 @@ class Intake:
             return None, TaskCancelledError("the task was cancelled while it ran")
         except InferenceTimeoutError as error:
             return None, TaskExpiredError(EXPIRED) if turn.left_s < _CLOCKS_S else error
+        except NoResultError as error:  # it has none here
+            return None, error
         except BridgeError as error:
             logger.info("task %s (%s): %s", message.task_id, message.task_name, error)
             return None, error

@@ -239,17 +239,24 @@ broker.intake.shortcuts["ml_inference"] = _ml_inference
 
 
 @broker.task("train_model")
-async def hand_on_train_model(
-    *_args: Any, context: Annotated[Context, TaskiqDepends()], **_kwargs: Any
-) -> None:
+async def hand_on_train_model(*_args: Any, **_kwargs: Any) -> None:
     """Hand a training task that came here on to the training queue, id and labels intact.
 
     It is acknowledged here after RabbitMQ confirmed it there; its result is written there.
+    """
+    raise NotImplementedError  # the intake runs `_hand_on` in its place
+
+
+async def _hand_on(message: TaskiqMessage, _turn: Turn) -> None:
+    """Below taskiq's receiver, so that it is tried again where RabbitMQ takes nothing for a while.
 
     Raises:
-        NoResultError: always; taskiq's way to end a task without a result.
+        NoResultError: always else; taskiq's way to end a task without a result.
     """
-    message = training_broker.formatter.dumps(context.message)
     labels = {name: it for name, it in message.labels.items() if name != DELAY}  # it has passed
-    await training_broker.kick(message.model_copy(update={"labels": labels}))
+    written = training_broker.formatter.dumps(message)
+    await training_broker.kick(written.model_copy(update={"labels": labels}))
     raise NoResultError
+
+
+broker.intake.shortcuts["train_model"] = _hand_on

@@ -168,6 +168,27 @@ async def test_who_waits_for_what_cannot_be_read_hears_of_it(
         assert said in str(result.error)
 
 
+async def test_a_training_is_handed_on_when_its_queue_takes_it(
+    amqp, own, own_environment, new_worker
+):
+    worker = await new_worker([*COMMAND, "--workers", "1"], own_environment)
+    queue = await amqp.get_queue(own.taskiq_ml_training_queue)
+    where = (own.taskiq_ml_exchange, own.taskiq_ml_training_routing_key)
+    await queue.unbind(*where)
+    training = task("train_model", ["digits", {}, {}])
+    await publish(amqp, own, training)
+    async with asyncio.timeout(20):
+        while "has no queue for the task" not in worker.log.read_text():
+            await asyncio.sleep(0.05)
+    await queue.bind(*where)
+    async with asyncio.timeout(20):
+        while (message := await queue.get(fail=False)) is None:
+            await asyncio.sleep(0.05)
+    assert json.loads(message.body) == training
+    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
+        assert not await store.exists(training["task_id"])
+
+
 @pytest.mark.parametrize("args", [[], ["double"], ["double", {}, "1", "more"]])
 async def test_wrong_arguments_are_the_callers_error(client, args, settings, amqp, own):
     broken = task(args=args)
