@@ -87,7 +87,7 @@ async def test_each_form_is_answered_in_kind(triton):
         ("text", errors.MalformedTensorError, "got str"),
         ({"x": [[1, 2, 3]]}, errors.ShapeError, "takes shape [-1, 4], got [1, 3]"),
         ({"x": [1, 2, 3, 4]}, errors.ShapeError, "wrap a single row in a list"),
-        ({"x": []}, errors.ShapeError, "got [0]"),
+        ({"x": []}, errors.EmptyBatchError, "no row"),
         (
             {"x": {"datatype": "FP32", "shape": [0, 4], "data": []}},
             errors.EmptyBatchError,

@@ -81,6 +81,8 @@ def _check_shape(spec: ModelSpec, wanted: TensorSpec, got: tuple[int, ...]) -> N
                 f"{spec.max_batch_size} in one request: send them in several tasks"
             )
         return
+    if spec.max_batch_size and got == (0,):  # a list without a row does not tell their shape
+        raise _no_row(wanted.name)
     hint = ""
     if spec.max_batch_size and len(got) == len(wanted.shape) - 1:
         hint = "; the first dimension is the batch: wrap a single row in a list"
@@ -98,7 +100,11 @@ def _check_rows(spec: ModelSpec, tensors: Mapping[str, Tensor | StoredTensor]) -
         raise ShapeError(f"inputs of one request must have the same number of rows, got {rows}")
     for name, count in rows.items():
         if count == 0:
-            raise EmptyBatchError(f"input {name!r} has no row; send at least one")
+            raise _no_row(name)
+
+
+def _no_row(name: str) -> EmptyBatchError:
+    return EmptyBatchError(f"input {name!r} has no row; send at least one")
 
 
 def checked_version(version: Any) -> str:
