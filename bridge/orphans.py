@@ -1,26 +1,36 @@
 """Processes that must not outlive the one that started them. Linux.
 
 Left behind, they hold what it had open: RabbitMQ goes on delivering to a worker that is dead for as
-long as an orphan has its connection, which is until a heartbeat is missed, two minutes later.
+long as an orphan has its connection, which is until a heartbeat is missed, two minutes later. And
+worker processes without their main process have nobody who could stop them: they would consume
+beside the pool that is started in their place, and keep its port.
 """
 
 import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing.util import register_after_fork
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends, however it does."""
+def die_with(parent: int, by: int = signal.SIGKILL) -> None:
+    """Have the kernel end this process when the thread that started it ends, however it does."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, by) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)
+
+
+def stop_with_main_process() -> None:
+    """Have this worker process stop, as a SIGTERM has it, when its main process was killed."""
+    main = multiprocessing.parent_process()
+    if main is not None and main.pid == os.getppid() and sys.platform == "linux":  # taskiq's making
+        die_with(main.pid, signal.SIGTERM)
 
 
 def leave_none() -> None:

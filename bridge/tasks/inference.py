@@ -31,7 +31,7 @@ from bridge.inference.outage import Outage
 from bridge.labels import DELAY, timeout_of
 from bridge.messages import is_binary
 from bridge.names import check_name
-from bridge.orphans import leave_none
+from bridge.orphans import leave_none, stop_with_main_process
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
 from bridge.references import own_keys
 from bridge.tasks.health import Watched, answering
@@ -49,6 +49,7 @@ _telling: set[asyncio.Task[None]] = set()
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
     _spare_the_collector()
+    stop_with_main_process()
     leave_none()
     exits = state.exits = AsyncExitStack()
     triton = TritonClient.from_settings(settings)

@@ -40,7 +40,7 @@ from bridge.errors import (
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
 from bridge.labels import baton_of, continued, priority_of
-from bridge.orphans import leave_none
+from bridge.orphans import leave_none, stop_with_main_process
 from bridge.repository import ModelRepository
 from bridge.tasks.health import Watched, answering
 from bridge.training.checkpoints import Checkpoints
@@ -70,6 +70,7 @@ _WORKER = worker_name()
 @training_broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client for the life of the process, made after taskiq's fork."""
+    stop_with_main_process()
     leave_none()
     exits = state.exits = AsyncExitStack()
     triton = state.triton = TritonClient.from_settings(settings)

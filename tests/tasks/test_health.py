@@ -101,6 +101,25 @@ async def test_a_process_that_hangs_is_told_and_one_that_ends_is_replaced(
     assert after["status"] == "ok"
 
 
+@pytest.mark.parametrize("pool", ["inference", "training"])
+async def test_processes_whose_main_process_was_killed_end_and_leave_the_port(
+    there, new_worker, ask, pool
+):
+    own = {"TASKIQ_ML": f"killed.{pool}", "TASKIQ_ML_TRAINING": f"killed.{pool}.training"}
+    there |= {f"{name}_{of}": own[name] for name in own for of in ("QUEUE", "ROUTING_KEY")}
+    command = [*COMMAND[:4], pool, "--workers", "2"]
+    worker = await new_worker(command, there, processes=2)
+    await ask("/livez", 200)
+    processes = psutil.Process(worker.process.pid).children()
+    assert len(processes) == 2
+    worker.process.kill()
+    _, left = await asyncio.to_thread(psutil.wait_procs, processes, 20)
+    assert not left
+    await new_worker(command, there, processes=2)
+    after = await ask("/livez", 200)
+    assert not {str(process.pid) for process in processes} & after["processes"].keys()
+
+
 async def test_a_port_that_is_taken_is_an_error_that_says_so(there, new_worker, port):
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
     async with server:
