@@ -27,7 +27,7 @@ raft.wal_max_size_bytes = 67108864
 _MISSING = (
     "no rabbitmq-server is installed: apt-get install rabbitmq-server (Debian, Ubuntu) or "
     "https://www.rabbitmq.com/docs/download; or set RABBITMQ_HOST to one that runs, or "
-    "BRIDGE_QUEUE=redis-streams to do without"
+    "`--queue redis-streams` to do without"
 )
 
 
