@@ -63,6 +63,8 @@ class Endings:
         """Record the end of a task that does not run any more."""
         logger.info("task %s: %s", message.task_id, error)
         result = record(message, None, error, 0.0)
+        # A copy: one that would have the task tried again makes it a result that is not saved.
+        await self.tell("on_error", message, result.model_copy(), error)
         await self.save(message, result)
         await self.tell("post_save", message, result)  # its payloads have had their day
         self.observer.ended(message, None, outcome_of(error), None)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import redis.asyncio
 from taskiq import TaskiqMiddleware
+from taskiq.exceptions import NoResultError
 
 from bridge import errors
 from bridge.client import BridgeClient
@@ -258,6 +259,21 @@ async def test_middlewares_hear_of_a_result_whose_worker_was_killed_before_they_
         assert await heard.get() == (done["task_id"], "the first")
         while (await queue_depths(own))[0].messages:
             await asyncio.sleep(0.05)
+
+
+async def test_middlewares_hear_of_a_task_that_expired_in_the_queue(amqp, own, listening):
+    """A pipeline's last step, for which its caller waits, fails with the first in `on_error`."""
+    late, heard = task("t", labels={"deadline": 1}), asyncio.Queue()
+
+    class Middleware(TaskiqMiddleware):
+        def on_error(self, message, result, exception):
+            heard.put_nowait((message.task_id, type(exception)))
+            result.error = NoResultError()  # as one does that has sent the task again
+
+    await publish(amqp, own, late)
+    async with listening(own, None, Middleware()), asyncio.timeout(20):
+        assert await heard.get() == (late["task_id"], errors.TaskExpiredError)
+        assert isinstance((await read(own, late["task_id"])).error, errors.TaskExpiredError)
 
 
 async def test_a_full_redis_keeps_nobody_from_their_result(
