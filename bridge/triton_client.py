@@ -14,33 +14,22 @@ from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2
 
 from bridge.certificates import TlsFiles
 from bridge.errors import (
-    BackendCrashedError,
-    BridgeError,
-    InferenceTimeoutError,
     ModelLoadError,
-    ModelUnavailableError,
-    TritonBusyError,
     TritonError,
     TritonRefusedError,
-    TritonUnavailableError,
-    UnknownModelError,
 )
 from bridge.observer import SILENT, Observer
-from bridge.replicas import Replicas
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Tensor
 from bridge.tracing import tracer
 from bridge.triton_channel import TritonChannel, runs_on_processors, spec_from_config
-from bridge.triton_errors import verdict
+from bridge.triton_servers import TritonServers
 
 _CACHED_SPECS = 1024
 _MOST_BYTES = MAX_GRPC_MESSAGE_SIZE
 _LONGEST_S = 7 * 86_400.0  # of a request; callers may write any number, and Triton takes 64 bits
 _HEADER_BYTES = 64 * 1024  # names, shapes and framing, generously
-_DEAD_S = 10.0  # a model that died is taken for dead until it answers, or for so long
-# Another server may have what this one lacks. Not so a crash: it may be the request's own doing.
-_ELSEWHERE = (TritonUnavailableError, UnknownModelError, ModelUnavailableError, TritonBusyError)
 
 
 class TritonClient:
@@ -60,13 +49,10 @@ class TritonClient:
             admin_key: key of the restricted model-repository protocol, if it is restricted.
             files: speak TLS, with these.
         """
-        servers = [TritonChannel(address, admin_key, files) for address in addresses]
-        self._servers = Replicas(servers, TritonChannel.ready)
+        self._servers = TritonServers(addresses, admin_key, files)
         self._specs: dict[tuple[str, str], ModelSpec] = {}
         self._fetches: dict[tuple[str, str], asyncio.Task[ModelSpec]] = {}
         self.observer: Observer = SILENT
-        self.on_crash: Callable[[str], None] = lambda _name: None
-        """Called with a model whose process died; see `reload`."""
 
     @classmethod
     def from_settings(cls, settings: Settings, addresses: list[str] | None = None) -> Self:
@@ -87,13 +73,14 @@ class TritonClient:
     async def close(self) -> None:
         """Close every channel."""
         await self._servers.close()
-        for server in self._servers:
-            await server.close()
+
+    def on_crash(self, tell: Callable[[str], None]) -> None:
+        """Have a function called with each model whose process died; see `reload`."""
+        self._servers.on_crash = tell
 
     async def ready(self) -> bool:
         """Whether at least one server says that it is ready."""
-        answers = await asyncio.gather(*(server.ready() for server in self._servers))
-        return any(answers)
+        return await self._servers.ready()
 
     async def check(self) -> None:
         """See that every server is ready.
@@ -101,8 +88,7 @@ class TritonClient:
         Raises:
             TritonError: one is not; says why.
         """
-        for server in self._servers:
-            await server.check()
+        await self._servers.check()
 
     def knows(self, name: str) -> bool:
         """Whether a server has told of the model, as far as is remembered."""
@@ -167,7 +153,7 @@ class TritonClient:
             server.died.pop(name, None)
             return answer
 
-        reply = await self._on_any(name, ask)
+        reply = await self._servers.ask_any(name, ask)
         outputs = {
             output.name: Tensor(output.datatype, tuple(output.shape), data)
             for output, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
@@ -240,36 +226,25 @@ class TritonClient:
         """
         request = service_pb2.RepositoryIndexRequest()
         found: dict[tuple[str, str], ModelState] = {}
-        for reply in await self._of_each(lambda it: it.call(it.stub.RepositoryIndex, request)):
+        for reply in await self._servers.ask_each(
+            lambda it: it.call(it.stub.RepositoryIndex, request)
+        ):
             for m in reply.models:
                 state = ModelState(m.name, m.version, m.state, m.reason)
                 if state.ready or (m.name, m.version) not in found:
                     found[m.name, m.version] = state
         return list(found.values())
 
-    async def _of_each(self, call: Callable[[TritonChannel], Any]) -> list[Any]:
-        """The answers of the servers that are there; at least one is, or it raises."""
-        answers: list[Any] = []
-        away: TritonError = TritonUnavailableError("no Triton address is given")
-        for server in self._servers:
-            try:
-                answers.append(await call(server))
-            except (TritonUnavailableError, InferenceTimeoutError) as error:
-                away = error
-        if not answers:
-            raise away
-        return answers
-
     async def server_version(self) -> str:
         """Triton's version, of one server: "2.51.0"."""
-        server = self._servers.candidates()[0]
+        server = self._servers.first
         request = service_pb2.ServerMetadataRequest()
         reply = await server.call(server.stub.ServerMetadata, request)
         return str(reply.version)
 
     async def config(self, name: str) -> Any:
         """The newest served version's `ModelConfig` message, of one server."""
-        server = self._servers.candidates()[0]
+        server = self._servers.first
         request = service_pb2.ModelConfigRequest(name=name)
         reply = await server.call(server.stub.ModelConfig, request, name)
         return reply.config
@@ -290,7 +265,9 @@ class TritonClient:
     async def statistics(self, name: str = "") -> list[Any]:
         """`ModelStatistics` messages of every server that is there, for one model or all."""
         request = service_pb2.ModelStatisticsRequest(name=name)
-        replies = await self._of_each(lambda it: it.call(it.stub.ModelStatistics, request, name))
+        replies = await self._servers.ask_each(
+            lambda it: it.call(it.stub.ModelStatistics, request, name)
+        )
         return [each for reply in replies for each in reply.model_stats]
 
     def _fetched(self, key: tuple[str, str], fetch: asyncio.Task[ModelSpec]) -> None:
@@ -300,7 +277,7 @@ class TritonClient:
 
     async def _fetch_spec(self, name: str, version: str) -> ModelSpec:
         request = service_pb2.ModelConfigRequest(name=name, version=version)
-        reply = await self._on_any(
+        reply = await self._servers.ask_any(
             name,
             lambda server: server.call(server.stub.ModelConfig, request, name),
             limit_is_ours=True,
@@ -310,56 +287,6 @@ class TritonClient:
             self._specs.clear()
         self._specs[name, version] = spec
         return spec
-
-    async def _on_any(
-        self, name: str, call: Callable[[TritonChannel], Any], *, limit_is_ours: bool = False
-    ) -> Any:
-        """Call the least busy server; where it is away or lacks the model, the next one.
-
-        Who does not answer within a limit of ours, not the caller's, is away.
-
-        That is safe to repeat: inference changes nothing in a server.
-        """
-        failures: list[BridgeError] = []
-        for server in self._servers.candidates():
-            try:
-                started = asyncio.get_running_loop().time()
-                with self._servers.busy(server):
-                    answer = await call(server)
-            except TritonError as error:
-                new: BridgeError = error
-                if limit_is_ours and isinstance(new, InferenceTimeoutError):
-                    new = TritonUnavailableError(
-                        f"Triton at {server.address} is silent; check TRITON_URL"
-                    )
-                if isinstance(new, ModelUnavailableError) and not await server.ready():
-                    # A server that is ending unloads its models first.
-                    new = TritonUnavailableError(f"Triton at {server.address} is stopping")
-                if isinstance(new, TritonUnavailableError):
-                    self._servers.take_out(server)
-                elif isinstance(new, BackendCrashedError):
-                    new = self._crashed(server, name, new, started)
-                failures.append(new)
-                if not isinstance(new, _ELSEWHERE):
-                    break
-            else:
-                return answer
-        if not failures:
-            raise TritonUnavailableError("no Triton address is given")
-        raise verdict(failures)
-
-    def _crashed(
-        self, server: TritonChannel, name: str, failure: BridgeError, started: float
-    ) -> BridgeError:
-        """Who was there when the model died may have killed it; who came later found it dead."""
-        self.on_crash(name)
-        now = asyncio.get_running_loop().time()
-        died = server.died.get(name)
-        if died is None or now > died + _DEAD_S:
-            died = server.died[name] = now
-        if started < died:
-            return failure
-        return ModelUnavailableError(f"{failure}; it is to be loaded again")
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self._specs if key[0] == name]:

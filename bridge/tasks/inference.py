@@ -70,7 +70,7 @@ async def connect(state: TaskiqState) -> None:
         exits.callback(asyncio.create_task(payloads.keep_swept()).cancel)
     state.inference = Inference(triton, send=batcher.submit, payloads=payloads, outage=outage)
     broker.appetite = lambda: 0 if outage.began_at is not None else batcher.appetite() or None
-    triton.on_crash = _tell_of_crash
+    triton.on_crash(_tell_of_crash)
     loop = asyncio.get_running_loop()
 
     def let_go(_task_id: str, _now: bool) -> None:  # noqa: FBT001 - what listeners get

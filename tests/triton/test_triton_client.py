@@ -227,7 +227,7 @@ async def test_what_may_have_killed_its_model_is_not_tried_on_the_next_server(
         await client.infer("double", {"x": X}, timeout_s=10)
         kill_process_of("double", first)
         crashed = []
-        client.on_crash = crashed.append
+        client.on_crash(crashed.append)
         with pytest.raises(errors.BackendCrashedError):
             await client.infer("double", {"x": X}, timeout_s=10)
         assert crashed == ["double"]
