@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,6 +99,8 @@ def train(job: dict[str, Any], folder: Path, report: Report, stop: Callable[[], 
         TrainingError: one of its subclasses.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it praises its makers
+    # Lightning calls a name that torch deprecates; of a process that is killed it is the last word.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
     request = TrainingRequest.model_validate(job["request"])
     parameters = request.hyperparameters
     store = DatasetStore(Path(job["dataset_root"]))

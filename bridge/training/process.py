@@ -278,6 +278,6 @@ def _epitaph(status: int, log_file: Path) -> str:
         how = f"ended with status {status}"
     with contextlib.suppress(OSError):
         tail = log_file.read_bytes()[-_SHOWN_BYTES:].decode(errors="replace").splitlines()
-        shown = "\n".join(tail[-_SHOWN_LINES:])
+        shown = "\n".join(tail[-_SHOWN_LINES:]) or "(none)"
         return f"the training process {how} before it had a model; its last words:\n{shown}"
     return f"the training process {how} before it had a model"

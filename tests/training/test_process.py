@@ -19,7 +19,7 @@ from bridge.errors import TrainingFailedError
 from bridge.training import job
 from bridge.training.datasets import DatasetStore
 from bridge.training.folders import scratch_folder, work_folder
-from bridge.training.process import Listeners, Piece, train_in_process
+from bridge.training.process import LOG_FILE, Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,6 +144,12 @@ async def test_a_killed_process_is_a_clear_error(settings, tmp_path):
     assert children() == []
 
 
+async def test_what_a_process_printed_is_of_some_use(settings, tmp_path):
+    """A warning of Lightning's own was the last word of every process that was killed."""
+    await run(settings, tmp_path, {"architecture": "cnn"})
+    assert (tmp_path / "work" / LOG_FILE).read_text() == ""
+
+
 async def test_cancelling_ends_the_process(settings, tmp_path):
     started = asyncio.Event()
     task = asyncio.create_task(
@@ -166,7 +172,7 @@ async def test_cancelling_ends_the_process(settings, tmp_path):
 PARENT = """
 import asyncio, pathlib, sys
 from bridge.settings import Settings
-from bridge.training.process import Listeners, Piece, train_in_process
+from bridge.training.process import LOG_FILE, Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 root, folder = map(pathlib.Path, sys.argv[1:])
 request = parse_request("few", {"architecture": "cnn"}, {"epochs": 10000},
