@@ -91,7 +91,7 @@ def _train(
         math.ceil(batches_an_epoch(rows, size, here[1]) / parameters.accumulate) * parameters.epochs
     )
     loss = make_loss(network.task, examples.train.targets, examples.labels, parameters)
-    module = Learner(network, parameters, loss, steps)
+    module = Learner(network, parameters, loss, steps, examples.outputs)
     watcher, writer = Watcher(parameters, rows, slices.limit_s, report), Writer()
     trainer = lightning.Trainer(
         accelerator="auto",

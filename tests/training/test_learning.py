@@ -126,7 +126,7 @@ def test_a_checkpoint_goes_on_exactly(tmp_path, parameters):
         )
         steps = 30 // given.accumulate
         trainer.fit(
-            Learner(network, given, loss, steps),
+            Learner(network, given, loss, steps, 2),
             Feed(Rows(X[:160], RARE[:160]), 16, seed=0),
             Feed(Rows(X[160:], RARE[160:]), 40),
             ckpt_path=checkpoint,

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bridge.errors import TrainingFailedError
+from bridge.errors import InvalidTrainingRequestError, TrainingFailedError
 from bridge.training import job
 from bridge.training.datasets import DatasetStore
 from bridge.training.folders import scratch_folder, work_folder
@@ -103,15 +103,20 @@ async def test_exported_model_takes_raw_rows_and_tells_nothing_of_this_machine(t
         np.testing.assert_allclose(probe["answers"].sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("architectures_of_a_user")
-async def test_a_users_architecture_and_regression_from_csv(settings, tmp_path):
-    settings = settings.model_copy(update={"dataset_root": tmp_path / "own"})
+@pytest.fixture
+def on_a_plane(settings, tmp_path):
+    """Settings with a dataset of values."""
     (tmp_path / "own").mkdir()
     values = np.random.default_rng(0).normal(size=(200, 2))
     lines = [f"{a},{b},{300 + 20 * a - 7 * b}" for a, b in values]
     (tmp_path / "own" / "plane.csv").write_text("\n".join(["a,b,target", *lines]))
+    return settings.model_copy(update={"dataset_root": tmp_path / "own"})
+
+
+@pytest.mark.usefixtures("architectures_of_a_user")
+async def test_a_users_architecture_and_regression_from_csv(on_a_plane, tmp_path):
     outcome, seen = await run(
-        settings,
+        on_a_plane,
         tmp_path,
         {"architecture": "linear", "options": {"bias": True}, "max_batch_size": 4},
         {"epochs": 60, "batch_size": 16, "learning_rate": 0.05, "patience": 20},
@@ -132,6 +137,21 @@ async def test_errors_keep_their_class_and_words(settings, tmp_path):
     with pytest.raises(TrainingFailedError, match="the loss is nan after epoch 1; lower"):
         await run(settings, tmp_path, {"architecture": "diverging"})
     assert children() == []
+
+
+@pytest.mark.usefixtures("architectures_of_a_user")
+async def test_a_network_with_other_answers_than_were_asked_for(settings, tmp_path):
+    """It went live, with a class that had no label."""
+    told = r"\[12, 11\], and must with \[12, 10\]"
+    with pytest.raises(InvalidTrainingRequestError, match=told):
+        await run(settings, tmp_path, {"architecture": "one-more"})
+
+
+@pytest.mark.usefixtures("architectures_of_a_user")
+async def test_a_network_whose_values_lost_their_dimension(on_a_plane, tmp_path):
+    """The loss was broadcast, so that it learnt nonsense."""
+    with pytest.raises(InvalidTrainingRequestError, match=r"\[8\], and must with \[8, 1\]"):
+        await run(on_a_plane, tmp_path, {"architecture": "squeezing"}, dataset="plane")
 
 
 async def test_a_killed_process_is_a_clear_error(settings, tmp_path):
@@ -172,7 +192,7 @@ async def test_cancelling_ends_the_process(settings, tmp_path):
 PARENT = """
 import asyncio, pathlib, sys
 from bridge.settings import Settings
-from bridge.training.process import LOG_FILE, Listeners, Piece, train_in_process
+from bridge.training.process import Listeners, Piece, train_in_process
 from bridge.training.request import parse_request
 root, folder = map(pathlib.Path, sys.argv[1:])
 request = parse_request("few", {"architecture": "cnn"}, {"epochs": 10000},

@@ -41,6 +41,27 @@ class Diverging(Linear):
         return _NotANumber(Linear.build(input_shape, outputs, options))
 
 
+class _Squeezed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows):
+        return self.inner(rows)[:, 0]
+
+
+class Squeezing(Linear):
+    @staticmethod
+    def build(input_shape, outputs, options):
+        return _Squeezed(Linear.build(input_shape, outputs, options))
+
+
+class OneMore(Linear):
+    @staticmethod
+    def build(input_shape, outputs, options):
+        return Linear.build(input_shape, outputs + 1, options)
+
+
 class FailingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
