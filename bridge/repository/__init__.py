@@ -7,7 +7,7 @@ Triton between `lay_candidate` and `publish`.
 from bridge.repository.readable import render_card
 from bridge.repository.signature import Signature, render_config
 from bridge.repository.store import Candidate, ModelRepository, check_model_id
-from bridge.repository.withdrawn import restorable, restore, withdraw
+from bridge.repository.withdrawn import restorable, restore, taken_out, withdraw
 
 __all__ = [
     "Candidate",
@@ -18,5 +18,6 @@ __all__ = [
     "render_config",
     "restorable",
     "restore",
+    "taken_out",
     "withdraw",
 ]

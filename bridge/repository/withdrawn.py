@@ -6,6 +6,7 @@ not look for; one rename there, and one back. Nothing here asks Triton.
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from bridge.errors import PublishError, UnknownModelError
 from bridge.names import check_name
@@ -49,6 +50,17 @@ def restorable(repository: ModelRepository, model: str) -> list[int]:
     """
     numbers = repository.withdrawn(model)
     return [it for it in numbers if _holds_a_model(_grave(repository, model, it))]
+
+
+def taken_out(
+    repository: ModelRepository, model: str, task_id: str
+) -> tuple[int, dict[str, Any]] | None:
+    """The version that this task published and a person took out since, and its card."""
+    for version in restorable(repository, model):
+        card = repository.read_card(_grave(repository, model, version))
+        if card is not None and card.get("task_id") == task_id:
+            return version, card
+    return None
 
 
 def restore(repository: ModelRepository, model: str, version: int) -> None:

@@ -29,7 +29,7 @@ from bridge.errors import (
     TritonUnavailableError,
     UnknownModelError,
 )
-from bridge.repository import Candidate, ModelRepository, Signature, withdraw
+from bridge.repository import Candidate, ModelRepository, Signature, taken_out, withdraw
 from bridge.settings import Settings
 from bridge.specs import InferReply, ModelSpec, ModelState
 from bridge.tensors import Array, Tensor
@@ -136,7 +136,8 @@ class GoLive:
         with reading_repository(self.repository.root):
             version = self.repository.find_version_by_task(model, self.task_id)
             if version is None:
-                return None
+                gone = taken_out(self.repository, model, self.task_id)
+                return None if gone is None else self._result(*gone)
             card = self.repository.card(model, version) or {}
             newest = self.repository.versions(model)[-1]
         log.info("task %s has published %s version %d already", self.task_id, model, version)

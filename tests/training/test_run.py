@@ -228,6 +228,18 @@ async def test_a_version_that_a_person_takes_out_while_triton_loads_it_was_publi
     assert restorable(repository, "few") == [2]
 
 
+async def test_a_version_that_a_person_took_out_does_not_come_back_with_its_message(
+    settings, fake_triton, repository, trainings
+):
+    """Its worker died before it told of it; its message came again, and it was published anew."""
+    await start(settings, fake_triton, "one")
+    await start(settings, fake_triton, "two")
+    withdraw(repository, "few", 2, keep=True)
+    assert (await start(settings, fake_triton, "two"))["model_version"] == "2"
+    assert repository.versions("few") == [1]
+    assert trainings == ["few"] * 2
+
+
 async def test_who_lowered_the_batch_size_of_a_model_may_train_it_again(
     settings, fake_triton, repository
 ):
