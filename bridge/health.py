@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -22,6 +23,8 @@ from typing import Any
 
 from bridge.background import end
 from bridge.errors import SettingsError
+
+logger = logging.getLogger("bridge.health")
 
 Check = Callable[[], Awaitable[str | None]]
 """Says what is wrong with a part; None: nothing."""
@@ -121,8 +124,11 @@ class Health:
         answers = await asyncio.gather(*(_asked(check) for check in self._checks.values()))
         state = {"at": time.time(), "parts": dict(zip(self._checks, answers, strict=True))}
         draft = self._own.with_suffix(".new")
-        draft.write_text(json.dumps(state))
-        draft.replace(self._own)
+        try:
+            draft.write_text(json.dumps(state))
+            draft.replace(self._own)
+        except OSError as error:  # the disk is full; it will not be for ever
+            logger.warning("cannot say how this process is: %s", error)
 
     def _serve_if_nobody_does(self) -> None:
         if self._server is not None:
@@ -192,8 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        with contextlib.suppress(ConnectionError):  # who asked may have given up
+            self.end_headers()
+            self.wfile.write(data)
 
 
 def read_pool(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,18 @@
 """A worker pool's folder is its own, also where process ids come again."""
 
+import asyncio
+import errno
 import os
+import socket
+import struct
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 from bridge import health
+from bridge.embedded.ports import free_ports
 from bridge.health import pool_folder
 
 
@@ -35,3 +42,46 @@ def test_where_proc_cannot_be_read_no_folder_is_taken_for_a_dead_pools(tmp_path,
     other.mkdir()
     mine = pool_folder()
     assert set(tmp_path.iterdir()) == {mine, other}
+
+
+async def test_a_process_that_could_not_write_how_it_is_writes_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(health, "_EVERY_S", 0.05)
+    watched = health.Health("127.0.0.1", free_ports(1)[0], {}, bytes)
+    await watched.start()
+    own = pool_folder() / f"{os.getpid()}.json"
+    write_text = Path.write_text
+
+    def refuse(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    async with asyncio.timeout(10):
+        while "No space left on device" not in caplog.text:
+            await asyncio.sleep(0.05)
+    before = own.stat().st_mtime_ns
+    monkeypatch.setattr(Path, "write_text", write_text)
+    async with asyncio.timeout(10):
+        while own.stat().st_mtime_ns == before:
+            await asyncio.sleep(0.05)
+    await watched.close()
+
+
+async def test_who_gives_up_asking_is_no_error(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    port, asked = free_ports(1)[0], threading.Event()
+
+    def metrics():
+        asked.set()
+        time.sleep(0.3)
+        return b"x" * 2**24
+
+    watched = health.Health("127.0.0.1", port, {}, metrics)
+    await watched.start()
+    with socket.create_connection(("127.0.0.1", port)) as hasty:
+        hasty.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        await asyncio.to_thread(asked.wait, 10)
+        hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await asyncio.sleep(1)
+    await watched.close()
+    assert "Error" not in capfd.readouterr().err

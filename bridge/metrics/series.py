@@ -16,7 +16,11 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(FOLDER)
 
 from prometheus_client import Counter, Histogram, values  # noqa: E402 - it reads the variable
 
+from bridge.metrics.reserved import ReservedFile  # noqa: E402 - so does this
+
 # What the library chooses when it is imported, which a user's module may have done before.
+_library: Any = values
+_library.MmapedDict = ReservedFile
 _shared: Any = values.MultiProcessValue
 values.ValueClass = _shared()
 
