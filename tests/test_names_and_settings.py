@@ -242,3 +242,14 @@ def test_a_slip_of_the_value_is_told(monkeypatch, name, value, text):
     monkeypatch.setenv(name, value)
     with pytest.raises(errors.SettingsError, match=text):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "[::1]"), ("10.0.0.7", "10.0.0.7")],  # noqa: S104 - only compared
+)
+def test_a_pool_is_asked_where_it_listens(host, asked):
+    settings = Settings(bridge_metrics_host=host, bridge_metrics_port=9464)
+    assert settings.worker_urls == [f"http://{asked}:9464"]
+    told = Settings(bridge_worker_urls="http://gpu-1:9101", bridge_metrics_port=9464)
+    assert told.worker_urls == ["http://gpu-1:9101"]

@@ -17,6 +17,8 @@ AmqpName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:@#,/><-]{1,2
 """What RabbitMQ and its client library take as a name, with room for our own endings."""
 _SERVICE_PORT = re.compile(r"tcp://.+:(\d+)")
 
+_ALL_ADDRESSES = {"", "0.0.0.0", "::"}  # noqa: S104 - only compared
+
 
 class QueueSettings(PartSettings):
     """Where tasks wait, and how much of them a worker takes."""
@@ -142,5 +144,7 @@ class QueueSettings(PartSettings):
         """Where worker pools answer; none, if nothing says so."""
         urls = [url.strip().rstrip("/") for url in self.bridge_worker_urls.split(",")]
         if not any(urls) and self.bridge_metrics_port is not None:
-            return [f"http://127.0.0.1:{self.bridge_metrics_port}"]
+            host = self.bridge_metrics_host
+            here = "127.0.0.1" if host in _ALL_ADDRESSES else bracketed(host)
+            return [f"http://{here}:{self.bridge_metrics_port}"]
         return [url for url in urls if url]
