@@ -5,6 +5,7 @@ the pool, in which each of its processes has files.
 """
 
 import os
+import sys
 from typing import Any, Literal, NamedTuple
 
 from bridge.health import pool_folder
@@ -20,7 +21,8 @@ from bridge.metrics.reserved import ReservedFile  # noqa: E402 - so does this
 
 # What the library chooses when it is imported, which a user's module may have done before.
 _library: Any = values
-_library.MmapedDict = ReservedFile
+if sys.platform == "linux":
+    _library.MmapedDict = ReservedFile
 _shared: Any = values.MultiProcessValue
 values.ValueClass = _shared()
 
