@@ -23,6 +23,7 @@ _MOST_CURVE = 48
 _SILENT_S = 15.0  # a training reports each second; an export or a long batch takes a while
 _BETWEEN = "   "
 _UNTAKEN = ": no training worker has taken it yet (mlbridge status)"
+_NEXT_TURN = ": waits for its next turn (mlbridge status says what runs)"
 _UNKNOWN = "no training of this id is known (yet)"
 _STYLES = {
     "running": "green",
@@ -93,12 +94,15 @@ class TrainingView:
             yield Text(self.trouble, style="yellow", overflow="fold")
 
     @property
-    def _waits_long(self) -> bool:
-        return self.state == "queued" and time.monotonic() - self._heard > _SILENT_S
+    def _waits_long(self) -> str:
+        """What to say of one that is queued for long; empty: it is not."""
+        if self.state != "queued" or time.monotonic() - self._heard <= _SILENT_S:
+            return ""
+        return _NEXT_TURN if self.report else _UNTAKEN
 
     def line(self) -> str:
         """All of it but the curve, for a log."""
-        parts = [self.state + (_UNTAKEN if self._waits_long else "")]
+        parts = [self.state + self._waits_long]
         if self.report:
             parts += [*self._counts(), *self._figures(), *self._places()]
         if self.trouble:
@@ -110,10 +114,10 @@ class TrainingView:
         silent_s = time.monotonic() - self._heard
         if self.moving and silent_s > _SILENT_S:
             state += f", no news for {_span(silent_s)}"
-        elif self._waits_long:
-            state += _UNTAKEN
         elif self.state == "paused":
             state += f" (mlbridge resume {self.task_id})"
+        else:
+            state += self._waits_long
         style = _STYLES.get(self.state, "")
         text = Text(state, style=style, overflow="fold")
         if self.title and cell_len(self.title) + len(_BETWEEN) + cell_len(state) < width - 2:

@@ -37,3 +37,6 @@ def test_one_that_no_worker_takes_is_told_from_one_that_is_new(monkeypatch):
     assert view.line() == "queued"
     monkeypatch.setattr(training_view, "_SILENT_S", -1.0)
     assert view.line() == "queued: no training worker has taken it yet (mlbridge status)"
+    report = {"epoch": 1, "epochs": 2, "step": 3, "steps": 6}
+    view.heard(Job("t", "queued", 0, 1, "", pausing=False), report)
+    assert view.line().startswith("queued: waits for its next turn (")
