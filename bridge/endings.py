@@ -15,6 +15,7 @@ from taskiq.utils import maybe_awaitable
 
 from bridge.deliveries import Delivery
 from bridge.errors import BridgeError, MalformedMessageError, outcome_of
+from bridge.labels import RETRY_ON_ERROR
 from bridge.messages import encode_result
 from bridge.observer import SILENT, Observer
 from bridge.results import REPLY_TO, RedisResults
@@ -63,8 +64,9 @@ class Endings:
         """Record the end of a task that does not run any more."""
         logger.info("task %s: %s", message.task_id, error)
         result = record(message, None, error, 0.0)
-        # A copy: one that would have the task tried again makes it a result that is not saved.
-        await self.tell("on_error", message, result.model_copy(), error)
+        # Copies: this is its end, and nobody shall send it again, nor keep its record from it.
+        last = message.model_copy(update={"labels": {**message.labels, RETRY_ON_ERROR: False}})
+        await self.tell("on_error", last, result.model_copy(), error)
         await self.save(message, result)
         await self.tell("post_save", message, result)  # its payloads have had their day
         self.observer.ended(message, None, outcome_of(error), None)

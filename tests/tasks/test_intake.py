@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 import redis.asyncio
-from taskiq import TaskiqMiddleware
+from taskiq import SimpleRetryMiddleware, SmartRetryMiddleware, TaskiqMiddleware
 from taskiq.exceptions import NoResultError
 
 from bridge import errors
@@ -274,6 +274,21 @@ async def test_middlewares_hear_of_a_task_that_expired_in_the_queue(amqp, own, l
     async with listening(own, None, Middleware()), asyncio.timeout(20):
         assert await heard.get() == (late["task_id"], errors.TaskExpiredError)
         assert isinstance((await read(own, late["task_id"])).error, errors.TaskExpiredError)
+
+
+@pytest.mark.parametrize("middleware", [SimpleRetryMiddleware, SmartRetryMiddleware])
+async def test_a_task_that_expired_in_the_queue_is_not_sent_again(amqp, own, listening, middleware):
+    """With BRIDGE_DEADLINE_S it would run then, for nobody."""
+    late, sent = task("t", labels={"deadline": 1, "retry_on_error": "true"}), []
+
+    class Middleware(TaskiqMiddleware):
+        def post_send(self, message):
+            sent.append(message.task_id)
+
+    await publish(amqp, own, late)
+    async with listening(own, None, Middleware(), middleware(default_retry_label=True)):
+        assert isinstance((await read(own, late["task_id"])).error, errors.TaskExpiredError)
+    assert not sent
 
 
 async def test_a_full_redis_keeps_nobody_from_their_result(
