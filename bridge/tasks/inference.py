@@ -33,6 +33,7 @@ from bridge.messages import is_binary
 from bridge.names import check_name
 from bridge.orphans import leave_none, stop_with_main_process
 from bridge.payloads import TAKES_REFERENCES, Payloads, open_payloads
+from bridge.queues.reach import using_redis
 from bridge.references import own_keys
 from bridge.tasks.health import Watched, answering
 from bridge.triton_client import TritonClient
@@ -249,14 +250,16 @@ async def hand_on_train_model(*_args: Any, **_kwargs: Any) -> None:
 
 
 async def _hand_on(message: TaskiqMessage, _turn: Turn) -> None:
-    """Below taskiq's receiver, so that it is tried again where RabbitMQ takes nothing for a while.
+    """Below taskiq's receiver, so that it is tried again where the queue takes nothing for a while.
 
     Raises:
+        QueueError: it did not take the task.
         NoResultError: always else; taskiq's way to end a task without a result.
     """
     labels = {name: it for name, it in message.labels.items() if name != DELAY}  # it has passed
     written = training_broker.formatter.dumps(message)
-    await training_broker.kick(written.model_copy(update={"labels": labels}))
+    with using_redis(settings.redis_shown):  # where it is the queue; RabbitMQ's errors are ours
+        await training_broker.kick(written.model_copy(update={"labels": labels}))
     raise NoResultError
 
 

@@ -190,6 +190,24 @@ async def test_a_training_is_handed_on_when_its_queue_takes_it(
         assert not await store.exists(training["task_id"])
 
 
+async def test_a_training_is_handed_on_when_redis_takes_it(own_environment, new_worker):
+    """Where the queues are Redis Streams."""
+    environment = own_environment | {"BRIDGE_QUEUE": "redis-streams"}
+    queue, training_queue = environment["TASKIQ_ML_QUEUE"], environment["TASKIQ_ML_TRAINING_QUEUE"]
+    worker = await new_worker([*COMMAND, "--workers", "1"], environment)
+    training = task("train_model", ["digits", {}, {}])
+    async with redis.asyncio.from_url(environment["REDIS_URL"]) as store, asyncio.timeout(20):
+        await store.set(training_queue, "no stream")
+        await store.xadd(queue, {"data": json.dumps(training)})
+        while "cannot use Redis" not in worker.log.read_text():
+            await asyncio.sleep(0.05)
+        await store.delete(training_queue)
+        while not (entries := await store.xrange(training_queue)):
+            await asyncio.sleep(0.05)
+        assert json.loads(entries[0][1][b"data"]) == training
+        assert not await store.exists(training["task_id"])
+
+
 @pytest.mark.parametrize("args", [[], ["double"], ["double", {}, "1", "more"]])
 async def test_wrong_arguments_are_the_callers_error(client, args, settings, amqp, own):
     broken = task(args=args)
