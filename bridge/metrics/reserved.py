@@ -27,9 +27,7 @@ class ReservedFile(_Base):  # type: ignore[misc]  # the library's classes have n
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
         try:
-            with Path(filename).open("ab") as file:
-                if file.tell() == 0:
-                    os.posix_fallocate(file.fileno(), 0, _FIRST_BYTES)
+            _reserve(filename, _FIRST_BYTES)
         except OSError as error:
             Path(filename).unlink(missing_ok=True)  # an empty one is none that can be read
             filename = f"/proc/self/fd/{_in_memory(filename, error)}"
@@ -38,15 +36,26 @@ class ReservedFile(_Base):  # type: ignore[misc]  # the library's classes have n
     def _init_value(self, key: str) -> None:
         if self._used + len(key.encode()) + _FRAME_BYTES > self._capacity:
             try:
-                os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+                _reserve(self._fname, 2 * self._capacity)
             except OSError as error:
                 self._f.close()
                 self._f = os.fdopen(_in_memory(self._fname, error), "r+b")
+                self._fname = f"/proc/self/fd/{self._f.fileno()}"
                 self._f.write(self._m[: self._capacity])
                 self._f.truncate(2 * self._capacity)
             self._capacity *= 2
             self._m = mmap.mmap(self._f.fileno(), self._capacity)
         super()._init_value(key)
+
+
+def _reserve(filename: str, size: int) -> None:
+    # Not opened to append, as the library's is: where a file system has no call for it (ext3, NFS),
+    # the C library writes, which it refuses there.
+    file = os.open(filename, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        os.posix_fallocate(file, 0, size)
+    finally:
+        os.close(file)
 
 
 def _in_memory(filename: str, error: OSError) -> int:

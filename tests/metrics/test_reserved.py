@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 
 import pytest
@@ -74,3 +75,35 @@ def test_without_room_to_grow_it_goes_on_in_memory(tmp_path, open_counts, full_d
     assert told["before"] == 2.0
     assert told[f"{3999:0>64}"] == 3999.0
     assert on_disk(path)["before"] == 1.0
+
+
+@pytest.fixture
+def without_a_call(monkeypatch):
+    """As ext3 and NFS: the C library fills files by writing, and none that is opened to append."""
+    reserve = os.posix_fallocate
+
+    def fill(fd, offset, length):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        reserve(fd, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", fill)
+
+
+@pytest.mark.usefixtures("without_a_call")
+def test_a_file_system_that_reserves_no_room_is_filled(tmp_path, open_counts, caplog):
+    counts = open_counts()
+    for number in range(2000):
+        counts.write_value(f"{number:0>64}", float(number), 0.0)
+    assert len(on_disk(tmp_path / "counter_1.db")) == 2000
+    assert not caplog.text
+
+
+def test_in_memory_it_grows_again_though_the_disk_has_room(open_counts, full_disk, monkeypatch):
+    counts = open_counts()
+    full_disk()
+    counts.write_value("x" * 2**16, 1.0, 0.0)
+    monkeypatch.undo()
+    for number in range(4000):
+        counts.write_value(f"{number:0>64}", float(number), 0.0)
+    assert len(counted(counts)) == 4001
