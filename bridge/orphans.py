@@ -29,7 +29,9 @@ def die_with(parent: int, by: int = signal.SIGKILL) -> None:
 def stop_with_main_process() -> None:
     """Have this worker process stop, as a SIGTERM has it, when its main process was killed."""
     main = multiprocessing.parent_process()
-    if main is not None and main.pid == os.getppid() and sys.platform == "linux":  # taskiq's making
+    if main is None or main.pid is None or sys.platform != "linux":  # no process of taskiq's making
+        return
+    if multiprocessing.get_start_method() != "forkserver":  # that has another parent
         die_with(main.pid, signal.SIGTERM)
 
 

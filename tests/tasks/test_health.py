@@ -120,6 +120,17 @@ async def test_processes_whose_main_process_was_killed_end_and_leave_the_port(
     assert not {str(process.pid) for process in processes} & after["processes"].keys()
 
 
+async def test_processes_whose_main_process_was_killed_while_they_began_end_too(there, new_worker):
+    worker = await new_worker(COMMAND, there, processes=0)
+    main = psutil.Process(worker.process.pid)
+    async with asyncio.timeout(20):
+        while len(processes := main.children()) < 2:
+            await asyncio.sleep(0.01)
+    worker.process.kill()
+    _, left = await asyncio.to_thread(psutil.wait_procs, processes, 20)
+    assert not left
+
+
 async def test_a_port_that_is_taken_is_an_error_that_says_so(there, new_worker, port):
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
     async with server:
