@@ -97,11 +97,13 @@ class Intake:
         self._running.add(task)
         self.observer.received(len(delivery.body))
         try:
-            message = self._read(delivery)
-            if isinstance(message, TaskiqMessage):
+            try:
+                message = self._read(delivery)
+            except (MalformedMessageError, MessageTooLargeError) as error:
+                await self.endings.refuse(delivery, error)
+            else:
                 TASK_ID.set(message.task_id)
                 return await self._take(message, delivery)
-            await self.endings.refuse(delivery, message)
         except (Exception, asyncio.CancelledError) as error:
             if told_to_stop(error):
                 raise
@@ -144,14 +146,12 @@ class Intake:
                 with self._settings.bridge_drain_report.open("a") as report:
                     report.write(f"{len(left)}\n")
 
-    def _read(self, delivery: Delivery) -> TaskiqMessage | BridgeError:
-        try:
-            message = self._broker.formatter.loads(delivery.body)
-            read_labels(message)
-        except (MalformedMessageError, MessageTooLargeError) as error:
-            return error
+    def _read(self, delivery: Delivery) -> TaskiqMessage:
+        """Raises MalformedMessageError or MessageTooLargeError where it is no task."""
+        message = self._broker.formatter.loads(delivery.body)
+        read_labels(message)
         if self._results.refuses(message.task_id):
-            return MalformedMessageError("task_id cannot be the key of a result")
+            raise MalformedMessageError("task_id cannot be the key of a result")
         return message
 
     async def _take(self, message: TaskiqMessage, delivery: Delivery) -> bool:

@@ -82,26 +82,21 @@ class TritonServers:
                 with self._servers.busy(server):
                     answer = await call(server)
             except TritonError as error:
-                new: BridgeError = error
-                if limit_is_ours and isinstance(new, InferenceTimeoutError):
-                    new = TritonUnavailableError(
+                if limit_is_ours and isinstance(error, InferenceTimeoutError):
+                    error = TritonUnavailableError(
                         f"Triton at {server.address} is silent; check TRITON_URL"
                     )
-                if isinstance(new, ModelUnavailableError) and not await server.ready():
-                    # A server that is ending unloads its models first.
-                    new = TritonUnavailableError(f"Triton at {server.address} is stopping")
-                if isinstance(new, TritonUnavailableError):
-                    self._servers.take_out(server)
-                elif isinstance(new, BackendCrashedError):
-                    new = self._crashed(server, name, new, started)
-                failures.append(new)
-                if not isinstance(new, _ELSEWHERE):
+                failures.append(await self._meant(server, name, error, started))
+                if not isinstance(failures[-1], _ELSEWHERE):
                     break
             else:
                 return answer
         if not failures:
             raise TritonUnavailableError("no Triton address is given")
-        raise verdict(failures)
+        try:
+            raise verdict(failures)
+        finally:
+            failures.clear()  # see `_meant`: raised, it has frames again
 
     async def ask_each(self, call: Callable[[TritonChannel], Any]) -> list[Any]:
         """The answers of the servers that are there; at least one is, or it raises."""
@@ -115,6 +110,21 @@ class TritonServers:
         if not answers:
             raise away
         return answers
+
+    async def _meant(
+        self, server: TritonChannel, name: str, error: BridgeError, started: float
+    ) -> BridgeError:
+        """What it means that a server did not answer; one that is away is asked last from now."""
+        if isinstance(error, ModelUnavailableError) and not await server.ready():
+            # A server that is ending unloads its models first.
+            error = TritonUnavailableError(f"Triton at {server.address} is stopping")
+        if isinstance(error, TritonUnavailableError):
+            self._servers.take_out(server)
+        elif isinstance(error, BackendCrashedError):
+            error = self._crashed(server, name, error, started)
+        # Its frames hold the request; kept with them by one of these, it would hold itself, until
+        # the collector comes, which here is seldom.
+        return error.with_traceback(None)
 
     def _crashed(
         self, server: TritonChannel, name: str, failure: BridgeError, started: float

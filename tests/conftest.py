@@ -7,6 +7,7 @@ they share comes as fixtures.
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -288,6 +289,24 @@ def save_model() -> Callable[..., Path]:
 def save_multiplier() -> Callable[..., Path]:
     """`save_multiply_model`."""
     return save_multiply_model
+
+
+@contextlib.contextmanager
+def _leaving_no(kind: type) -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        left = [it for it in gc.get_objects() if issubclass(type(it), kind)]
+        assert not left, gc.get_referrers(left[0])
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def leaving_no() -> Callable[[type], contextlib.AbstractContextManager[None]]:
+    """A block after which no object of a class is left, though no collector has come."""
+    return _leaving_no
 
 
 @pytest.fixture(scope="session")

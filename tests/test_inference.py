@@ -1,6 +1,7 @@
 """Checking and rendering, with a Triton that lives in memory; its real twin is in test_tasks.py."""
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -204,6 +205,17 @@ async def test_without_a_limit_the_task_is_given_back_to_its_queue(triton, monke
     with pytest.raises(errors.TritonUnavailableError):
         await Inference(triton).answer(Request("double", ROWS, None, timeout_s=60))
     await away.outage.close()
+
+
+async def test_what_waited_for_triton_is_let_go_with_its_error(triton, monkeypatch, leaving_no):
+    monkeypatch.setattr("bridge.inference._AWAY_S", 0.2)
+    for questions in (3, 1000):
+        away = Away(triton, questions)
+        with leaving_no(Request), contextlib.suppress(errors.TritonUnavailableError):
+            await Inference(triton, outage=away.outage).answer(
+                Request("double", ROWS, None, timeout_s=0.1)
+            )
+        await away.outage.close()
 
 
 class Silent(Away):

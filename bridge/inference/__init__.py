@@ -151,18 +151,16 @@ class Inference:
             try:
                 return await self._attempt(request, name, version, deadline)
             except TritonUnavailableError as error:
-                away = error
+                away = str(error)  # itself, with its frames, would hold the request, and itself
             except InferenceTimeoutError as error:
                 if not await self._silent(end):
                     raise _late(error, request, its_deadline=deadline >= end) from None
-                away = TritonUnavailableError(
-                    f"Triton did not answer for {name!r}, nor does it now"
-                )
+                away = f"Triton did not answer for {name!r}, nor does it now"
                 giving_back = loop.time() + _AWAY_S
             if await self._back(min(end, giving_back), away):
                 continue
             if loop.time() < end:
-                raise away
+                raise TritonUnavailableError(away)
             raise InferenceTimeoutError("the deadline passed while Triton was away")
 
     async def _silent(self, end: float) -> bool:
@@ -174,13 +172,13 @@ class Inference:
                 return await self._outage.silent()
         return False
 
-    async def _back(self, until: float, away: TritonUnavailableError) -> bool:
+    async def _back(self, until: float, away: str) -> bool:
         """Wait for a Triton that is away; whether it was back in time, by the loop's clock."""
         if self._outage is None or asyncio.get_running_loop().time() >= until:
             return False
         try:
             async with asyncio.timeout_at(until):
-                await self._outage.over(away)
+                await self._outage.over(TritonUnavailableError(away))
         except TimeoutError:
             return False
         return True

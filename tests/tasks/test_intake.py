@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import uuid
 
 import aio_pika
@@ -130,6 +131,15 @@ async def test_what_is_no_task_is_dead_lettered_with_its_reason(
         assert letter.headers["from"] == "somebody"
     assert not (await read(own, good["task_id"])).is_err
     assert (await queue_depths(own))[0].messages == 0
+
+
+async def test_what_is_no_task_is_let_go(amqp, own, listening, leaving_no, caplog):
+    caplog.set_level(logging.CRITICAL, "bridge.intake")  # pytest keeps what is logged
+    async with listening(own, None):
+        with leaving_no(errors.MalformedMessageError):
+            await publish(amqp, own, *NONSENSE)
+            await dead_letters(amqp, own, len(NONSENSE))
+            await asyncio.sleep(0.2)
 
 
 async def test_a_task_that_nobody_knows_is_dead_lettered_and_its_caller_hears_of_it(

@@ -1,6 +1,7 @@
 """The gRPC client against real Triton servers."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -107,6 +108,26 @@ async def test_each_failure_has_its_class(client, model, inputs, version, error)
     with pytest.raises(errors.TritonError) as caught:
         await client.infer(model, inputs, version=version, timeout_s=5)
     assert type(caught.value) is error
+
+
+class Inputs(dict):
+    """Of one request."""
+
+
+async def test_a_request_that_fails_is_let_go_with_its_error(client, leaving_no):
+    index = Tensor.from_array(np.array([[99]], np.int64))
+    with leaving_no(Inputs):
+        for model in ("lookup", "nope"):
+            with contextlib.suppress(errors.TritonError):
+                await client.infer(model, Inputs(index=index), timeout_s=5)
+            with contextlib.suppress(errors.TritonError):
+                await client.model_spec(model, "7")
+
+
+async def test_a_request_that_another_server_answers_is_let_go(triton, leaving_no):
+    async with TritonClient(["127.0.0.1:1", triton.address]) as client:
+        with leaving_no(Inputs):
+            await client.infer("double", Inputs(x=X), timeout_s=5)
 
 
 async def test_a_request_beyond_what_grpc_carries_is_refused_before_it_is_sent(monkeypatch):
