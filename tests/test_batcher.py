@@ -299,3 +299,31 @@ def test_the_limit_follows_latency_within_its_bounds():
     for _ in range(10):
         limit.failed()
     assert limit.current == limit.least
+
+
+@pytest.mark.parametrize("shapes", [1, 1000])
+async def test_who_has_gone_does_not_pile_up_behind_a_model_that_hangs(shapes):
+    """Callers who wait for long hold the model; those who wait for less come and go."""
+    batcher = Batcher(Server(delay_s=60))
+
+    def submit(number, timeout_s):
+        size = 1 + number % shapes
+        inputs = {"x": Tensor.from_array(np.zeros((8, size), np.float32))}
+        return batcher.submit(spec(), inputs, timeout_s=timeout_s)
+
+    patient = [submit(number, 60) for number in range(20)]
+    await asyncio.sleep(0.01)
+    for start in range(0, 4000, 100):
+        hurried = [submit(start + it, 0.001) for it in range(100)]
+        hurried[0].cancel()
+        await asyncio.gather(*hurried, return_exceptions=True)
+    assert len(batcher._batches) < len(patient)
+    in_line = [item for lane in batcher._lanes.values() for item in lane.items]
+    assert sum(not item.reply.done() for item in in_line) == len(patient) - len(batcher._batches)
+    assert len(in_line) < 500
+    assert len(batcher._lanes) < 500
+    for batch in batcher._batches:
+        batch.cancel()
+    for reply in patient:
+        reply.cancel()
+    await drained(batcher)

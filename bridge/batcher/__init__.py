@@ -16,7 +16,7 @@ from contextvars import Context
 from functools import partial
 from typing import Protocol
 
-from bridge.batcher.lanes import Item, Lane, LaneKey, Model, Reply
+from bridge.batcher.lanes import SWEEP_AT, Item, Lane, LaneKey, Model, Reply
 from bridge.errors import (
     BackendCrashedError,
     BridgeError,
@@ -108,6 +108,10 @@ class Batcher:
             (name, tensor.datatype, tensor.shape[batched:]) for name, tensor in inputs.items()
         )
         key = (spec.name, version, signature, alone)
+        model = self._model(spec.name)
+        model.came += 1
+        if model.came > model.sweep_at:
+            self._drop_gone(model)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
@@ -118,7 +122,6 @@ class Batcher:
         item.mark = tracer().here()
         lane.items.append(item)
         lane.rows += rows
-        model = self._model(spec.name)
         model.seen(lane, rows, loop.time())
         if not lane.queued:
             lane.queued = True
@@ -149,6 +152,20 @@ class Batcher:
                         del self._models[key]
             model = self._models[name] = Model()
         return model
+
+    def _drop_gone(self, model: Model) -> None:
+        """Forget those in line who have gone: where nothing comes back they would pile up."""
+        lanes = list(model.turns)
+        model.turns.clear()
+        for lane in lanes:
+            lane.drop_gone()
+            if lane.items:
+                model.turns.append(lane)
+            else:
+                lane.queued = False
+                del self._lanes[lane.key]
+        model.came = 0
+        model.sweep_at = max(SWEEP_AT, sum(len(lane.items) for lane in model.turns))
 
     def _end_delay(self, lane: Lane) -> None:
         lane.delayed = False

@@ -21,6 +21,8 @@ Reply = asyncio.Future[InferReply]
 # A request costs this process some 0.3 ms whatever its size. To wait as long as a fast model
 # takes is cheaper than to send a few rows beside it.
 _WORTH_WAITING_S = 0.005
+SWEEP_AT = 256
+"""So many messages come before it is seen who in line has gone; more, where more are in line."""
 _OF_LATE = 1 / 64  # how far one message moves the mean of its model's
 
 LaneKey = tuple[str, str, tuple[tuple[str, str, tuple[int, ...]], ...], bool]
@@ -95,11 +97,24 @@ class Lane:
             self.rows -= item.rows
         return batch
 
+    def drop_gone(self) -> None:
+        """Forget those who have gone."""
+        items, self.items, self.rows = self.items, deque(), 0
+        for item in items:
+            if item.reply.done():
+                item.timer.cancel()
+            else:
+                self.items.append(item)
+                self.rows += item.rows
+
 
 class Model:
     """One model's lanes in turn, and how many of its batches are out."""
 
-    __slots__ = ("alone_out", "in_flight", "limit", "messages_in_batch", "turns", "used")
+    __slots__ = (
+        *("alone_out", "came", "in_flight", "limit", "messages_in_batch", "sweep_at", "turns"),
+        "used",
+    )
 
     def __init__(self) -> None:
         self.limit = Limit()
@@ -111,6 +126,9 @@ class Model:
         """How many messages of late, as they came, fill a batch."""
         self.used = 0.0
         """When it was last asked for, by the loop's clock."""
+        self.came = 0
+        """Messages since it was last seen who in line has gone."""
+        self.sweep_at = SWEEP_AT
 
     def seen(self, lane: Lane, rows: int, now: float) -> None:
         """A message with so many rows has come."""
