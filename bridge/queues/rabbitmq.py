@@ -37,7 +37,7 @@ from bridge.queues.lost import is_lost
 from bridge.queues.plain import REPLY_S
 from bridge.queues.tiers import Tiers, copy_of, early
 from bridge.queues.topology import CONNECT_S, find, see_to_queues
-from bridge.queues.trouble import rabbitmq_trouble
+from bridge.queues.trouble import not_taken, rabbitmq_trouble
 from bridge.results import RedisResults
 from bridge.settings import Settings
 from bridge.stopping import told_to_stop
@@ -99,8 +99,8 @@ class RabbitMQBroker(AioPikaBroker):
 
         Raises:
             InvalidLabelError: `delay` is no number of seconds.
-            QueueError: RabbitMQ did not confirm within 30 seconds, has no queue for it, or refuses
-                the user.
+            QueueError: RabbitMQ did not confirm within 30 seconds, has no queue for it, a full one,
+                or refuses the user.
         """
         # taskiq-aio-pika makes headers of all labels, a stranger's where a task is handed on.
         message = message.model_copy(update={"labels": copied(message.labels)})
@@ -135,10 +135,7 @@ class RabbitMQBroker(AioPikaBroker):
                 delayed = aio_pika.Message(message.message, headers=names | message.labels)
                 await self._hold(delayed, begin_at)
         except aiormq.exceptions.DeliveryError as error:
-            raise QueueError(
-                f"RabbitMQ at {self._where} has no queue for the task, or the queue refuses it "
-                f"({type(error).__name__}): is it bound to {self._exchange.name!r}?"
-            ) from None
+            raise not_taken(error, self._where, self._exchange.name) from None
         except aiormq.exceptions.ChannelAccessRefused as error:
             raise rabbitmq_trouble(error, self._where) from None
         except (Exception, asyncio.CancelledError) as error:

@@ -42,6 +42,24 @@ def rabbitmq_trouble(error: Exception, where: str) -> QueueError:
     return QueueError(f"cannot use RabbitMQ at {where} ({type(error).__name__}: {said}); {advice}")
 
 
+def not_taken(error: aiormq.exceptions.DeliveryError, where: str, exchange: str) -> QueueError:
+    """The error to raise when RabbitMQ answers that it did not take a task.
+
+    Args:
+        error: what aio-pika raised.
+        where: the address, as a person may see it.
+        exchange: to which the task was sent.
+    """
+    if isinstance(error, aiormq.exceptions.PublishError):  # it came back
+        return QueueError(
+            f"RabbitMQ at {where} has no queue for the task: is one bound to {exchange!r}?"
+        )
+    return QueueError(
+        f"RabbitMQ at {where} refuses the task: its queue is full (a policy with `max-length` or "
+        "`max-length-bytes`), or too few of the queue's nodes are up; try again later"
+    )
+
+
 def redis_trouble(error: Exception, where: str) -> QueueError:
     """The error to raise when Redis cannot be used.
 

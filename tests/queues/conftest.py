@@ -121,6 +121,8 @@ class Line:
         self.published[channel] += 1
         if exchange and exchange not in self.peer.exchanges:
             self.refuse(channel, 404)
+        elif self.peer.full:
+            self.say(channel, amqp.Basic.Nack(self.published[channel]))
         elif self.peer.confirms:
             self.say(channel, amqp.Basic.Ack(self.published[channel]))
 
@@ -135,6 +137,8 @@ class Peer:
         self.asked = Counter()
         self.mute = False
         """Answers nothing, heartbeats neither: as behind a cable that was cut."""
+        self.full = False
+        """Refuses messages, as a queue with `reject-publish` does that is full."""
         self.confirms = True
         """False: takes messages, and does not say so; all else goes on."""
         self.lines = []

@@ -67,6 +67,14 @@ async def test_who_gets_no_confirmation_hears_of_it_in_time(peer, broker, messag
     await broker.kick(message)
 
 
+async def test_who_is_refused_by_a_full_queue_hears_that_it_is_full(peer, broker):
+    peer.full = True
+    with pytest.raises(QueueError, match="refuses the task: its queue is full"):
+        await broker.kick(MESSAGE)
+    peer.full = False
+    await broker.kick(MESSAGE)
+
+
 async def test_who_is_not_read_hears_of_it_in_time(peer, broker):
     peer.mute = True
     async with asyncio.timeout(10):
