@@ -27,7 +27,7 @@ class Told(BridgeClient):
             is_err=error is not None, return_value=value, error=error, execution_time=0.1
         )
 
-    async def wait(self, task_id, waiter=None):
+    async def wait(self, task_id, waiter=None, *, once=False):
         assert waiter is None
         return self._told
 

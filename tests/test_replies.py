@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bridge.channels import listen
-from bridge.client import BridgeClient, replies
+from bridge.client import BridgeClient, TaskHandle, replies
 from bridge.client.replies import Replies
 from bridge.errors import ResultTimeoutError
 from bridge.settings import Settings
@@ -117,6 +117,23 @@ async def test_a_timeout_says_that_redis_could_not_be_asked(redis, user):
     await user("~*", "+ping", "+get")
     with pytest.raises(ResultTimeoutError, match="are workers up"):
         await client.handle("unread").result(1)
+    await client.close()
+
+
+async def test_who_waits_no_time_at_all_hears_of_what_has_ended(redis, redis_server):
+    client = BridgeClient(Settings(redis_url=redis_server.url))
+    await redis.set("ended", KEPT)
+    assert await client.handle("ended").result(0) == 1
+    with pytest.raises(ResultTimeoutError, match="no task has this id, or its record has expired"):
+        await client.handle("nobody-s").result(0)
+    sent = TaskHandle(client, "sent", client._connections.replies.expect("sent"))
+    with pytest.raises(
+        ResultTimeoutError, match=r"still queued or running: are workers up[^.]*\?$"
+    ):
+        await sent.result(0)
+    await redis.set("sent", KEPT)
+    assert await sent.result(0) == 1
+    await redis.delete("ended", "sent")
     await client.close()
 
 

@@ -181,8 +181,8 @@ def _ended(task_id: str, result: TaskiqResult[Any]) -> dict[str, Any]:
 def _show_task(found: dict[str, Any]) -> None:
     if found["state"] == "unknown":
         say(
-            f"{found['task_id']}: no record and no progress: queued, between two tries, or never "
-            "submitted"
+            f"{found['task_id']}: no record and no progress: queued, between two tries, never "
+            "submitted, or its record has expired"
         )
         return
     state = found["state"] + (", to be paused" if found.get("pausing") else "")

@@ -266,15 +266,21 @@ class BridgeClient:
         """
         return InferenceHandle(self, check_task_id(task_id), None)
 
-    async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
+    async def wait(
+        self, task_id: str, waiter: Waiter | None = None, *, once: bool = False
+    ) -> TaskiqResult[Any]:
         """Wait until any task has a result, and return all of it.
 
         Args:
             task_id: of the task.
             waiter: where its result will be pushed, if this client submitted it.
+            once: only look whether it has one.
+
+        Raises:
+            TimeoutError: it has none, and was to be looked for once.
         """
         self._connections.check_loop()
-        return await self._connections.replies.wait(task_id, waiter)
+        return await self._connections.replies.wait(task_id, waiter, once=once)
 
     def trouble(self) -> QueueError | None:
         """Why results cannot be read, as far as the last read told; None: they can."""

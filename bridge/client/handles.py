@@ -12,6 +12,8 @@ from bridge.references import own_keys
 if TYPE_CHECKING:
     from bridge.client.door import BridgeClient
 
+_LOOK_S = 1.0  # for one look at Redis
+
 
 def left_of(timeout_s: float | None, began: float) -> float | None:
     """What is left of so many seconds that began then (of `time.monotonic`); None: no end."""
@@ -30,28 +32,33 @@ class TaskHandle:
         """Wait for the task's return value.
 
         Args:
-            timeout_s: seconds to wait; None: until it ends.
+            timeout_s: seconds to wait; 0: look once whether it has ended; None: until it ends.
 
         Raises:
             BridgeError: the task ended in it (`TaskFailedError` where it is not of our tree).
-            ResultTimeoutError: it has not ended yet; it goes on, and can be awaited again.
+            ResultTimeoutError: it has not ended yet; it goes on, and can be awaited again. Or, of a
+                task from elsewhere, there is no such task, or its record has expired.
         """
+        once = timeout_s is not None and timeout_s <= 0
         try:
-            async with asyncio.timeout(timeout_s):
-                result = await self._client.wait(self.task_id, self._waiter)
+            async with asyncio.timeout(_LOOK_S if once else timeout_s):
+                result = await self._client.wait(self.task_id, self._waiter, once=once)
         except TimeoutError:
-            trouble = self._client.trouble()
             raise ResultTimeoutError(
-                f"task {self.task_id} has no result after {timeout_s:g} s; "
-                + (
-                    "it is still queued or running: are workers up (`mlbridge status`)?"
-                    if trouble is None
-                    else f"Redis could not be asked: {trouble}"
-                )
+                f"task {self.task_id} has no result after {timeout_s:g} s; {self._why()}"
             ) from None
         if result.error is not None:
             raise result.error
         return result.return_value
+
+    def _why(self) -> str:
+        trouble = self._client.trouble()
+        if trouble is not None:
+            return f"Redis could not be asked: {trouble}"
+        why = "it is still queued or running: are workers up (`mlbridge status`)?"
+        if self._waiter is None:  # not submitted here: all that is known is its id
+            why += " Or no task has this id, or its record has expired (BRIDGE_RESULT_TTL_S)"
+        return why
 
     async def cancel(self, *, now: bool = False) -> bool:
         """Have the task not run, or stop running.
@@ -103,7 +110,8 @@ class InferenceHandle(TaskHandle):
         """Wait for the prediction.
 
         Args:
-            timeout_s: seconds to wait, and to fetch large outputs; None: as long as it takes.
+            timeout_s: seconds to wait, and to fetch large outputs; 0: look once whether it has
+                ended; None: as long as it takes.
             keep: leave large outputs in the payload store until they expire, for others to read.
 
         Raises:

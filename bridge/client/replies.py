@@ -93,16 +93,23 @@ class Replies:
         waiter = self._waiters[task_id] = Waiter()
         return waiter
 
-    async def wait(self, task_id: str, waiter: Waiter | None = None) -> TaskiqResult[Any]:
+    async def wait(
+        self, task_id: str, waiter: Waiter | None = None, *, once: bool = False
+    ) -> TaskiqResult[Any]:
         """Wait until the task has a result, and return all of it.
 
         Args:
             task_id: of any task.
             waiter: what `expect` gave, if the task was sent from here.
+            once: only look whether it has one.
+
+        Raises:
+            TimeoutError: it has none, and was to be looked for once.
         """
         pause_s = _REREAD_S
-        if waiter is None:
-            waiter, pause_s = Waiter(), 0.0  # may have ended long ago: read at once
+        if waiter is None or once:
+            pause_s = 0.0  # may have ended long ago: read at once
+        waiter = waiter or Waiter()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
@@ -112,6 +119,8 @@ class Replies:
             if value is not None:
                 waiter.arrived.set()  # who asks again need not wait
                 return decode_result(value)
+            if once:
+                raise TimeoutError
             pause_s = min(max(pause_s * _POLL_GROWTH, _POLL_S), _REREAD_S)
 
     async def _read(self, task_id: str) -> bytes | None:
