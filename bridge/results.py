@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
@@ -163,6 +164,10 @@ class RedisResults(RedisAsyncResultBackend[Any]):
     async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """Taskiq's way to `save`."""
         await self.save(task_id, encode_result(result), result.labels.get(REPLY_TO))
+        if result.error is not None:
+            # taskiq's receiver has the error's traceback in a frame that is part of it, beside the
+            # message: both would stay until the collector comes, which in our workers is seldom.
+            traceback.clear_frames(result.error.__traceback__)
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:  # noqa: FBT001, FBT002, ARG002 - taskiq's signature
         """Read a result.

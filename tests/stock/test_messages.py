@@ -1,6 +1,7 @@
 """What becomes of a message: what stock taskiq loses, and our broker brings to an end."""
 
 import asyncio
+import logging
 
 import numpy as np
 import pytest
@@ -93,6 +94,28 @@ async def test_a_middleware_that_fails_around_a_users_task(kind, hook, rig):
     for task_id in ids:
         assert "a middleware's own error" in str((await rig.record(task_id)).error)
     assert await rig.counts() == (0, 0)
+
+
+class UsersError(Exception):
+    """Of a task that fails."""
+
+
+async def test_a_users_task_that_fails_is_let_go(rig, leaving_no, caplog):
+    """Ours: stock waits for the collector, which there comes often."""
+    caplog.set_level(logging.CRITICAL, "taskiq")  # pytest keeps what is logged
+    await rig.declared(rig.broker("ours"))
+    broker = rig.broker("ours")
+
+    @broker.task("stumble")
+    async def stumble(number: int) -> None:
+        raise UsersError(number)
+
+    async with rig.serving(broker):
+        with leaving_no(UsersError):
+            await rig.publish(*(rig.task(f"stumble-{it}", "stumble", [it]) for it in range(5)))
+            for number in range(5):
+                await rig.record(f"stumble-{number}")
+            await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("hook", ["pre_execute", "post_execute"])
