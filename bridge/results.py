@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import traceback
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
@@ -165,9 +164,7 @@ class RedisResults(RedisAsyncResultBackend[Any]):
         """Taskiq's way to `save`."""
         await self.save(task_id, encode_result(result), result.labels.get(REPLY_TO))
         if result.error is not None:
-            # taskiq's receiver has the error's traceback in a frame that is part of it, beside the
-            # message: both would stay until the collector comes, which in our workers is seldom.
-            traceback.clear_frames(result.error.__traceback__)
+            _let_go(result.error)
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:  # noqa: FBT001, FBT002, ARG002 - taskiq's signature
         """Read a result.
@@ -271,3 +268,16 @@ def _bounded(batch: list[_Pending]) -> Iterator[list[_Pending]]:
             part, size = [], len(item.value)
         part.append(item)
     yield part
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frame in which taskiq's receiver caught the error of a task that has ended.
+
+    It holds that very traceback, beside the message: both would stay until the collector comes.
+    No other frame: a user's error may have come through a coroutine that is suspended, and clearing
+    the frame of one ends it.
+    """
+    trace = error.__traceback__
+    if trace is not None and trace.tb_frame.f_code.co_qualname == "Receiver.run_task":
+        with contextlib.suppress(RuntimeError):  # it runs still
+            trace.tb_frame.clear()

@@ -7,6 +7,7 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+from taskiq import TaskiqResult
 
 from bridge import results
 from bridge.cancellations import cancel
@@ -142,3 +143,24 @@ async def test_a_demoted_master_is_left_for_whoever_has_its_address_now(state):
                 await refused_once(lambda: jobs.register(training, 1))
             assert await master.get(after) == b"2"
             await store.shutdown()
+
+
+async def test_who_handed_out_an_error_and_goes_on_is_not_ended_with_it(store):
+    """A pool of a user's own, say, whose coroutine caught the error that a task then ended in."""
+    handed_out, go_on = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+    async def pool():
+        try:
+            _ = 1 / 0
+        except ZeroDivisionError as error:
+            handed_out.set_exception(error)
+        await go_on.wait()
+        return "well"
+
+    running = asyncio.create_task(pool())
+    with pytest.raises(ZeroDivisionError) as caught:
+        await handed_out
+    failed = TaskiqResult(is_err=True, return_value=None, execution_time=0, error=caught.value)
+    await store.set_result(fresh(1)[0], failed)
+    go_on.set()
+    assert await asyncio.wait_for(running, 10) == "well"

@@ -23,6 +23,7 @@ class ReservedFile(_Base):  # type: ignore[misc]  # the library's classes have n
     """A process's counts of one kind. On a full disk they are in its memory, where nobody reads."""
 
     _f: Any
+    _fname: Any
     _m: Any
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature

@@ -41,6 +41,7 @@ from bridge.triton_client import TritonClient
 if broker.is_worker_process:
     log_lines.write(settings.bridge_log_format, settings.secrets)
 
+_COLLECT_EVERY_S = 5.0
 _LETTING_GO_S = 0.01  # by then a cancelled task has let go of its rows
 
 _telling: set[asyncio.Task[None]] = set()
@@ -49,10 +50,10 @@ _telling: set[asyncio.Task[None]] = set()
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def connect(state: TaskiqState) -> None:
     """One Triton client, batcher and payload store for the process, made after taskiq's fork."""
-    _spare_the_collector()
     stop_with_main_process()
     leave_none()
     exits = state.exits = AsyncExitStack()
+    exits.callback(asyncio.create_task(_collect_now_and_then()).cancel)
     triton = TritonClient.from_settings(settings)
     exits.push_async_callback(triton.close)
     outage = Outage(f"Triton at {settings.triton_url}", triton.ready)
@@ -105,15 +106,20 @@ def _tell_of_crash(model: str) -> None:
     task.add_done_callback(_telling.discard)
 
 
-def _spare_the_collector() -> None:
+async def _collect_now_and_then() -> None:
     """Let Python's cycle collector look at messages, not at all that was imported, and less often.
 
     A message makes a few hundred objects and no cycles; at the default threshold each few of
-    them set the collector off, and every tenth time it went through the older ones as well.
+    them set the collector off, and every tenth time it went through the older ones as well. What
+    does make cycles, such as an error that is kept with its traceback, may hold large tensors, and
+    counts as a few objects: all is looked at every few seconds, which takes milliseconds.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    while True:
+        await asyncio.sleep(_COLLECT_EVERY_S)
+        gc.collect()
 
 
 @broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
