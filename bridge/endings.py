@@ -14,7 +14,7 @@ from taskiq import AsyncBroker, TaskiqMessage, TaskiqResult
 from taskiq.utils import maybe_awaitable
 
 from bridge.deliveries import Delivery
-from bridge.errors import BridgeError, MalformedMessageError, outcome_of
+from bridge.errors import BridgeError, MalformedMessageError, TaskCancelledError, outcome_of
 from bridge.labels import RETRY_ON_ERROR
 from bridge.messages import encode_result
 from bridge.observer import SILENT, Observer
@@ -57,16 +57,17 @@ class Endings:
         The next step of a pipeline, for one, is sent by `post_save`.
         """
         result = await self._results.kept(message.task_id) if self._broker.middlewares else None
-        if result is not None:
-            await self.tell("post_save", message, result)
+        if result is None:
+            return
+        if isinstance(result.error, TaskCancelledError):  # by who cancelled it: it may not have run
+            await self._tell_of_end(message, result, result.error)
+        await self.tell("post_save", message, result)
 
     async def end(self, message: TaskiqMessage, error: Exception) -> None:
         """Record the end of a task that does not run any more."""
         logger.info("task %s: %s", message.task_id, error)
         result = record(message, None, error, 0.0)
-        # Copies: this is its end, and nobody shall send it again, nor keep its record from it.
-        last = message.model_copy(update={"labels": {**message.labels, RETRY_ON_ERROR: False}})
-        await self.tell("on_error", last, result.model_copy(), error)
+        await self._tell_of_end(message, result, error)
         await self.save(message, result)
         await self.tell("post_save", message, result)  # its payloads have had their day
         self.observer.ended(message, None, outcome_of(error), None)
@@ -98,6 +99,13 @@ class Endings:
         started = time.perf_counter()
         await self._results.save(message.task_id, value, token)
         self.observer.saved(len(value), time.perf_counter() - started)
+
+    async def _tell_of_end(
+        self, message: TaskiqMessage, result: TaskiqResult[Any], error: Exception
+    ) -> None:
+        """Copies: nobody shall send it again, nor keep its record from it."""
+        last = message.model_copy(update={"labels": {**message.labels, RETRY_ON_ERROR: False}})
+        await self.tell("on_error", last, result.model_copy(), error)
 
     async def _dead_letter(self, delivery: Delivery, error: BridgeError) -> None:
         await delivery.dead_letter(error)

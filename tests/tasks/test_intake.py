@@ -15,6 +15,7 @@ from taskiq import SimpleRetryMiddleware, SmartRetryMiddleware, TaskiqMiddleware
 from taskiq.exceptions import NoResultError
 
 from bridge import errors
+from bridge.cancellations import cancel
 from bridge.client import BridgeClient
 from bridge.embedded.rabbitmq import RabbitMQServer
 from bridge.embedded.redis import RedisServer
@@ -302,6 +303,26 @@ async def test_middlewares_hear_of_a_task_that_expired_in_the_queue(amqp, own, l
     async with listening(own, None, Middleware()), asyncio.timeout(20):
         assert await heard.get() == (late["task_id"], errors.TaskExpiredError)
         assert isinstance((await read(own, late["task_id"])).error, errors.TaskExpiredError)
+
+
+async def test_middlewares_hear_of_a_task_that_was_cancelled_between_two_tries(
+    amqp, own, listening
+):
+    """Who cancels writes its record; who waits for the last step of its pipeline hears nothing."""
+    cancelled, heard = task("t"), asyncio.Queue()
+
+    class Middleware(TaskiqMiddleware):
+        def on_error(self, message, result, exception):
+            heard.put_nowait((message.task_id, type(exception)))
+
+    await publish(amqp, own, cancelled)
+    await take_and_drop(own, 1)
+    async with redis.asyncio.from_url(own.redis_url.get_secret_value()) as store:
+        assert await cancel(store, cancelled["task_id"], 60)
+    async with listening(own, None, Middleware()), asyncio.timeout(20):
+        assert await heard.get() == (cancelled["task_id"], errors.TaskCancelledError)
+        while (await queue_depths(own))[0].messages:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("middleware", [SimpleRetryMiddleware, SmartRetryMiddleware])
