@@ -35,7 +35,6 @@ from bridge.errors import (
     InvalidTrainingRequestError,
     LeaseLostError,
     PoisonousMessageError,
-    RepositoryWriteError,
     TritonUnavailableError,
 )
 from bridge.jobs import CONTROL, Asking, Claim, Jobs
@@ -245,7 +244,7 @@ async def _pause_s(error: BridgeError, training: Training) -> float | None:
     if isinstance(error, TritonUnavailableError):
         log.warning("task %s waits for Triton with its trained model: %s", training.task_id, error)
         return _NO_TRITON_S
-    if isinstance(error, RepositoryWriteError) and await training.checkpoints.floor():
+    if await training.waits_after(error):
         log.warning("task %s waits with what it has learnt: %s", training.task_id, error)
         return _NO_ROOM_S
     if not (isinstance(error, GOES_ON) and training.goes_on_after(error)):

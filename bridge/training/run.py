@@ -26,6 +26,7 @@ from bridge.errors import (
     DeviceFailedError,
     InvalidTrainingRequestError,
     NodesMissingError,
+    RepositoryWriteError,
     TrainingCrashedError,
     TrainingMemoryError,
 )
@@ -151,6 +152,14 @@ class Training:
         missing, what was trained before waits for them.
         """
         return self.progressed or (self._resumed and isinstance(error, NodesMissingError))
+
+    async def waits_after(self, error: BridgeError) -> bool:
+        """Whether what was learnt waits after it until the model repository takes it.
+
+        Raises:
+            CheckpointError: nobody knows.
+        """
+        return isinstance(error, RepositoryWriteError) and bool(await self.checkpoints.floor())
 
     async def go_on(
         self, turn: Turn, on_progress: Callable[[Progress], Awaitable[None]]

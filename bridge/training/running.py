@@ -117,7 +117,7 @@ class Running:
             raise
         except BridgeError as error:
             again = isinstance(error, GOES_ON) and training.goes_on_after(error)
-            if again or isinstance(error, _NOT_OVER):
+            if again or isinstance(error, _NOT_OVER) or await training.waits_after(error):
                 how = "continued"
             goes_on = again or error.fate is not Fate.FAIL
             if goes_on and not isinstance(error, LeaseLostError):  # then it is another's to tell

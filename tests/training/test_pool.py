@@ -6,9 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
+from bridge.embedded.ports import free_ports
 from bridge.errors import TaskCancelledError, TaskExpiredError
 
 LONG = {"epochs": 100_000, "batch_size": 8}
@@ -161,7 +163,8 @@ async def test_what_is_trained_waits_for_a_repository_that_takes_no_files(pool):
     blocked = Path(pool.environment["MODEL_REPOSITORY"]) / ".publish.lock"
     blocked.unlink(missing_ok=True)
     blocked.mkdir()  # nobody can publish, root neither
-    await pool.start(BRIDGE_MAX_RETRIES="0")
+    [port] = free_ports(1)
+    await pool.start(BRIDGE_MAX_RETRIES="0", BRIDGE_METRICS_PORT=str(port))
     handle = await pool.client.train("few", {**CNN, "model_id": "no-room"}, {"epochs": 1})
 
     async def hindered():
@@ -174,6 +177,10 @@ async def test_what_is_trained_waits_for_a_repository_that_takes_no_files(pool):
         blocked.rmdir()
     assert (await handle.result(90))["slices"] == 2
     assert pool.versions("no-room") == [1]
+    page = (await asyncio.to_thread(httpx.get, f"http://127.0.0.1:{port}/metrics")).text
+    turns = [line for line in page.splitlines() if line.startswith("bridge_training_slices_total")]
+    assert not [line for line in turns if 'outcome="failed"' in line]
+    assert [line for line in turns if 'outcome="continued"' in line]
 
 
 async def test_training_gives_way_to_inference_and_goes_on(pool, redis_server):
