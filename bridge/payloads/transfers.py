@@ -279,6 +279,7 @@ async def _side_by_side(what: str, jobs: Mapping[str, Coroutine[Any, Any, T]]) -
         return dict(zip(jobs, await asyncio.gather(*tasks), strict=True))
     finally:
         await cancel_once(*tasks)
+        tasks.clear()  # the error's frames are to hold neither it nor what the others brought
 
 
 def _sha256(data: Data) -> str:
