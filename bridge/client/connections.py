@@ -141,7 +141,11 @@ class Connections:
             await kicker.with_task_id(task_id).kiq(*args)
         except SendTaskError as error:
             cause = error.__cause__
+        else:
+            return task_id, waiter
+        try:  # not above: each of the two would hold the other
             if isinstance(cause, BridgeError):
-                raise cause from None
+                raise cause
             raise QueueError(f"the queue did not take the task: {cause!r}") from cause
-        return task_id, waiter
+        finally:
+            del cause  # as in `TaskHandle.result`

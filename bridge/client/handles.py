@@ -48,7 +48,10 @@ class TaskHandle:
                 f"task {self.task_id} has no result after {timeout_s:g} s; {self._why()}"
             ) from None
         if result.error is not None:
-            raise result.error
+            try:
+                raise result.error
+            finally:
+                del result  # else the error would hold itself, and the caller's arrays
         return result.return_value
 
     def _why(self) -> str:

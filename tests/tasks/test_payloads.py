@@ -284,6 +284,19 @@ async def test_a_task_that_never_came_to_the_queue_leaves_no_payload(here, monke
         await soon(here, before)
 
 
+class Inputs(dict):
+    """Of one call."""
+
+
+@pytest.mark.parametrize(("rows", "error"), [(1, errors.ShapeError), (2**20, errors.BridgeError)])
+async def test_a_callers_arrays_are_let_go_with_the_error(client, leaving_no, rows, error):
+    """Of the worker, and of a message that is not sent."""
+    with leaving_no(Inputs):
+        with contextlib.suppress(error):
+            await client.infer("double", Inputs(x=np.zeros((rows, 8), np.float32)))
+        await asyncio.sleep(0)
+
+
 async def test_a_message_too_large_for_the_broker_is_not_sent(client, settings, worker):
     array = np.zeros((8, 2**20), np.float32)
     with pytest.raises(errors.MessageTooLargeError, match="BRIDGE_PAYLOAD_URL") as caught:
