@@ -209,6 +209,30 @@ async def test_redis_lets_payloads_expire_by_itself(store, settings):
 
 
 @pytest.mark.parametrize("settings", ["redis"], indirect=True)
+async def test_who_gives_up_sending_to_redis_leaves_nothing_there(payloads, redis):
+    """What is in the socket's buffer comes there yet: after the deletion, if that does not wait."""
+    others = await redis.keys("bridge:payload:*")
+    sending = asyncio.create_task(payloads.put("input", tensors_of(x=np.ones(2**24))))
+    async with asyncio.timeout(20):
+        while not await largest_query(redis):
+            await asyncio.sleep(0.001)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    async with asyncio.timeout(20):
+        while await largest_query(redis):
+            await asyncio.sleep(0.01)
+        while set(await redis.keys("bridge:payload:*")) - set(others):
+            await asyncio.sleep(0.01)
+
+
+async def largest_query(redis):
+    """Of what Redis has in part only, the bytes, without small ones."""
+    sizes = [int(client["qbuf"]) for client in await redis.client_list()]
+    return max(size if size > 2**20 else 0 for size in sizes)
+
+
+@pytest.mark.parametrize("settings", ["redis"], indirect=True)
 async def test_redis_is_not_sent_what_it_would_hang_up_on(store):
     class Large(bytes):
         def __len__(self):
