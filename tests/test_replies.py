@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgpack
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -10,9 +11,30 @@ from bridge.channels import listen
 from bridge.client import BridgeClient, TaskHandle, replies
 from bridge.client.replies import Replies
 from bridge.errors import ResultTimeoutError
+from bridge.results import reply_channel
 from bridge.settings import Settings
 
 KEPT = b'{"is_err": false, "return_value": 1, "execution_time": 0}'
+
+
+class Silenced(Redis):
+    """Its first subscription hears nothing while `silent`."""
+
+    made, silent = 0, False
+
+    def pubsub(self, **options):
+        subscription = super().pubsub(**options)
+        Silenced.made += 1
+        if Silenced.made == 1:
+            get_message = subscription.get_message
+
+            async def hear(**options):
+                message = await get_message(**options)
+                return None if Silenced.silent else message
+
+            subscription.get_message = hear
+        return subscription
+
 
 LOST = [
     RedisConnectionError("lost"),
@@ -135,6 +157,28 @@ async def test_who_waits_no_time_at_all_hears_of_what_has_ended(redis, redis_ser
     assert await sent.result(0) == 1
     await redis.delete("ended", "sent")
     await client.close()
+
+
+async def test_a_subscription_that_falls_silent_is_made_again(redis, redis_server, monkeypatch):
+    """As behind a proxy that forgot the connection: it stays open, and nothing comes."""
+    monkeypatch.setattr(replies, "_QUIET_S", 0.2)
+    monkeypatch.setattr(replies, "_REREAD_S", 1000.0)  # nobody reads by himself
+    async with Silenced.from_url(redis_server.url) as away:
+        heard = Replies(away)
+        await heard.start()
+        await asyncio.sleep(1)
+        assert Silenced.made == 1  # who answers is left alone
+        Silenced.silent = True
+        async with asyncio.timeout(20):
+            while Silenced.made == 1:
+                await asyncio.sleep(0.05)
+            waiter = heard.expect("told")
+            waiting = asyncio.create_task(heard.wait("told", waiter))
+            while not waiting.done():
+                await redis.publish(reply_channel(heard.token), msgpack.packb(("told", KEPT)))
+                await asyncio.sleep(0.05)
+        assert (await waiting).return_value == 1
+        await heard.close()
 
 
 async def test_a_timeout_says_that_redis_does_not_answer(monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 from taskiq import TaskiqResult
 
@@ -33,6 +34,7 @@ _TOGETHER = 256
 _SILENT_S = 2.0  # without an answer: somebody who waits is told
 _RECONNECT_S = 0.5
 _SUBSCRIBE_S = 2.0
+_QUIET_S = 10.0  # then Redis is asked whether it is still there
 
 
 class Waiter:
@@ -164,13 +166,17 @@ class Replies:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=False) as pubsub:
                     await pubsub.subscribe(reply_channel(self.token))
-                    async for message in pubsub.listen():
-                        if message["type"] == "subscribe":
-                            self._subscribed.set()
-                            for waiter in list(self._waiters.values()):
-                                waiter.arrived.set()
-                        elif message["type"] == "message":
-                            self._hand_over(message["data"])
+                    asked = False
+                    while True:
+                        message = await pubsub.get_message(timeout=_QUIET_S)
+                        if message is not None:
+                            asked = False
+                            self._heard(message)
+                        elif asked:
+                            raise RedisConnectionError("it has fallen silent")
+                        else:
+                            asked = True
+                            await pubsub.ping()
             except NoPermissionError:
                 logger.warning(
                     "this Redis user may not subscribe: results are read about once a second"
@@ -180,6 +186,14 @@ class Replies:
             except REDIS_LOST as error:
                 logger.warning("lost the connection for results, trying again: %s", error)
                 await asyncio.sleep(_RECONNECT_S)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._subscribed.set()
+            for waiter in list(self._waiters.values()):
+                waiter.arrived.set()
+        elif message["type"] == "message":
+            self._hand_over(message["data"])
 
     def _hand_over(self, data: bytes) -> None:
         try:
