@@ -291,13 +291,19 @@ def save_multiplier() -> Callable[..., Path]:
     return save_multiply_model
 
 
+def _objects_of(kind: type) -> list[object]:
+    return [it for it in gc.get_objects() if issubclass(type(it), kind)]
+
+
 @contextlib.contextmanager
 def _leaving_no(kind: type) -> Iterator[None]:
     gc.collect()
+    before = _objects_of(kind)  # those of other tests
     gc.disable()
     try:
         yield
-        left = [it for it in gc.get_objects() if issubclass(type(it), kind)]
+        known = set(map(id, before))
+        left = [it for it in _objects_of(kind) if id(it) not in known]
         assert not left, gc.get_referrers(left[0])
     finally:
         gc.enable()
