@@ -123,7 +123,7 @@ class TritonServers:
         elif isinstance(error, BackendCrashedError):
             error = self._crashed(server, name, error, started)
         # Its frames hold the request; kept with them by one of these, it would hold itself, until
-        # the collector comes, which here is seldom.
+        # the collector comes.
         return error.with_traceback(None)
 
     def _crashed(

@@ -178,7 +178,7 @@ class Inference:
             return False
         try:
             async with asyncio.timeout_at(until):
-                await self._outage.over(TritonUnavailableError(away))
+                await self._outage.over(away)
         except TimeoutError:
             return False
         return True

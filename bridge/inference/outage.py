@@ -38,7 +38,7 @@ class Outage:
         """For how many seconds it has been away; 0: it is not."""
         return 0.0 if self.began_at is None else time.monotonic() - self.began_at
 
-    async def over(self, reason: Exception) -> None:
+    async def over(self, reason: str) -> None:
         """Report the server away, with the reason for the log, and wait until it is ready."""
         if self._asking is None or self._asking.done():
             self.began_at = time.monotonic()
@@ -60,7 +60,7 @@ class Outage:
     async def _look(self) -> bool:
         return await self._ready()
 
-    async def _ask(self, reason: Exception) -> None:
+    async def _ask(self, reason: str) -> None:
         logger.warning("%s is away: nothing is consumed until it is back (%s)", self._name, reason)
         pause_s = _FIRST_PAUSE_S
         while True:
